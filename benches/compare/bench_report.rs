@@ -1,15 +1,16 @@
-//! The report of a run: prints the tables and writes the chart and docs/performance.md.
+//! The report of a run: prints the tables, and writes the charts and the generated regions of documents.
 //!
-//! docs/performance.md has two generated regions, the table of goals and the measurements. The text
-//! around them is written by hand.
+//! docs/performance.md has two generated regions, the table of goals and the measurements. Other
+//! documents have one region with figures. The text around them is written by hand.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::chart;
+use crate::chart::Chart;
+use crate::documents::{DOCUMENTS, Figure, Figures};
 use crate::machine::Machine;
 use crate::results::{BenchResults, GoalResult};
 
@@ -17,8 +18,9 @@ use crate::results::{BenchResults, GoalResult};
 const GOALS_REGION: &str = "benchmarks";
 /// The region with the tables of all sections.
 const MEASUREMENTS_REGION: &str = "measurements";
-const PAGE: &str = "performance.md";
-const CHART: &str = "throughput.svg";
+/// The region of other documents.
+const FIGURES_REGION: &str = "figures";
+const PAGE: &str = "docs/performance.md";
 
 /// The report of a run.
 pub struct BenchReport {
@@ -35,36 +37,50 @@ pub struct BenchReport {
 }
 
 impl BenchReport {
-    /// Writes the page and the chart, and returns their paths.
+    /// Writes the charts and the generated regions of the documents, and returns their paths.
     ///
-    /// If `in_docs` is false, writes them below the target folder. The page then consists of the
-    /// generated regions only.
+    /// If `in_place` is false, writes them below the target folder. The documents then consist of the
+    /// generated regions only, and those whose figures were not measured are left out.
     ///
     /// # Errors
-    /// If a file cannot be read or written, or the page in docs/ lacks a region.
-    pub fn write(&self, root: &Path, in_docs: bool) -> Result<Vec<PathBuf>> {
-        let folder = output_folder(root, in_docs);
-        fs::create_dir_all(&folder)?;
-        let page_path = folder.join(PAGE);
-        let page = if in_docs {
-            fs::read_to_string(&page_path)?
-        } else {
-            format!(
-                "{}\n\n{}\n",
-                region(GOALS_REGION, ""),
-                region(MEASUREMENTS_REGION, "")
-            )
-        };
-        let page = replace_region(&page, GOALS_REGION, &self.goals())?;
-        let page = replace_region(&page, MEASUREMENTS_REGION, &self.measurements())?;
-        fs::write(&page_path, page)?;
-        let mut written = vec![page_path];
-        if !self.results.curves.is_empty() {
-            let chart_path = folder.join(CHART);
-            fs::write(&chart_path, chart::render(&self.results.curves)?)?;
-            written.push(chart_path);
+    /// If a file cannot be read or written, or a document in place lacks a region or a figure.
+    pub fn write(&self, root: &Path, in_place: bool) -> Result<Vec<PathBuf>> {
+        let folder = output_folder(root, in_place);
+        fs::create_dir_all(folder.join("docs"))?;
+        let mut written = Vec::new();
+        let page = [
+            (GOALS_REGION, self.goals()),
+            (MEASUREMENTS_REGION, self.measurements()),
+        ];
+        written.push(write_regions(&folder, PAGE, &page, in_place)?);
+        for chart in self.charts() {
+            let path = folder.join("docs").join(chart.file);
+            fs::write(&path, chart.render()?)?;
+            written.push(path);
+        }
+        let figures = self.figures();
+        for document in DOCUMENTS {
+            match (document.text)(&figures) {
+                Some(text) => {
+                    let regions = [(FIGURES_REGION, text)];
+                    written.push(write_regions(&folder, document.path, &regions, in_place)?);
+                }
+                None => ensure!(!in_place, "a figure of {} is missing", document.path),
+            }
         }
         Ok(written)
+    }
+
+    fn charts(&self) -> impl Iterator<Item = &Chart> {
+        let tables = self.results.tables.iter();
+        tables.filter_map(|table| table.chart.as_ref())
+    }
+
+    fn figures(&self) -> Figures {
+        let mut figures = self.results.figures.clone();
+        let sync = self.machine.fact("Sync of 8 KiB").to_owned();
+        figures.insert(Figure::Sync, sync);
+        figures
     }
 
     /// Renders all tables for the terminal.
@@ -113,9 +129,6 @@ impl BenchReport {
         );
         text.push_str(&self.results.goal_table().to_markdown());
         let _ = writeln!(text, "\n{}.", self.summary());
-        if !self.results.curves.is_empty() {
-            let _ = writeln!(text, "\n![Throughput against round-trip time]({CHART})");
-        }
         text
     }
 
@@ -142,18 +155,43 @@ impl BenchReport {
                 let _ = writeln!(text, "{}\n", table.note);
             }
             text.push_str(&table.to_markdown());
+            if let Some(chart) = &table.chart {
+                let _ = writeln!(text, "\n![{}]({})", chart.title, chart.file);
+            }
         }
         text
     }
 }
 
-/// Returns the folder of the written files: docs/ or a folder below the target folder.
-pub fn output_folder(root: &Path, in_docs: bool) -> PathBuf {
-    if in_docs {
-        root.join("docs")
+/// Returns the folder that the paths of documents refer to: the root or a folder below the target folder.
+fn output_folder(root: &Path, in_place: bool) -> PathBuf {
+    if in_place {
+        root.to_owned()
     } else {
         Path::new(env!("CARGO_TARGET_TMPDIR")).join("benchmarks")
     }
+}
+
+/// Replaces generated regions of a document in place, or else writes a document that consists of them.
+fn write_regions(
+    folder: &Path,
+    document: &str,
+    regions: &[(&str, String)],
+    in_place: bool,
+) -> Result<PathBuf> {
+    let path = folder.join(document);
+    let mut text = if in_place {
+        fs::read_to_string(&path)?
+    } else {
+        let empty = regions.iter().map(|(name, _)| region(name, ""));
+        empty.collect::<Vec<_>>().join("\n\n") + "\n"
+    };
+    for (name, content) in regions {
+        text = replace_region(&text, name, content)
+            .with_context(|| format!("{document} lacks the markers of the region `{name}`"))?;
+    }
+    fs::write(&path, text)?;
+    Ok(path)
 }
 
 /// Returns a generated region with its markers.
@@ -161,14 +199,9 @@ fn region(name: &str, text: &str) -> String {
     format!("<!-- {name} -->\n{}\n<!-- /{name} -->", text.trim_end())
 }
 
-/// Replaces the text of a generated region.
-fn replace_region(page: &str, name: &str, text: &str) -> Result<String> {
-    let missing = || format!("docs/{PAGE} lacks the markers of the region `{name}`");
-    let (before, rest) = page
-        .split_once(&format!("<!-- {name} -->"))
-        .with_context(missing)?;
-    let (_, after) = rest
-        .split_once(&format!("<!-- /{name} -->"))
-        .with_context(missing)?;
-    Ok(format!("{before}{}{after}", region(name, text)))
+/// Replaces the text of a generated region, or returns `None` if its markers are missing.
+fn replace_region(document: &str, name: &str, text: &str) -> Option<String> {
+    let (before, rest) = document.split_once(&format!("<!-- {name} -->"))?;
+    let (_, after) = rest.split_once(&format!("<!-- /{name} -->"))?;
+    Some(format!("{before}{}{after}", region(name, text)))
 }

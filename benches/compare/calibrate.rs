@@ -24,6 +24,8 @@ pub struct BestSettings {
     pub pgbench: Contender,
     /// The throughput of all tried settings.
     pub table: Table,
+    /// The throughput of the server by number of sessions, as a list.
+    pub server_limits: String,
 }
 
 /// Runs each setting once and returns the fastest of each kind.
@@ -46,11 +48,15 @@ pub fn find_best_settings(env: &mut BenchEnvironment) -> Result<BestSettings> {
         &["contender", "tokens/s"],
     );
     let server_limit = find_fastest(env, server_limits.into(), &mut table)?;
+    let rows = SESSIONS.iter().zip(&table.rows);
+    let limits = rows.map(|(sessions, row)| format!("{sessions} sessions {}", row[1]));
+    let server_limits = limits.collect::<Vec<_>>().join(", ");
     let pgbench = find_fastest(env, pgbenches.collect(), &mut table)?;
     Ok(BestSettings {
         server_limit,
         pgbench,
         table,
+        server_limits,
     })
 }
 

@@ -15,14 +15,16 @@ use crate::server_cpu::server_cpu_seconds;
 use crate::sql::{COUNT_TOKENS, CREATE_STORE_PROCEDURE};
 use crate::test_support::database::{Database, Login, STANDARD_TABLE};
 use crate::test_support::postgres::{Server, ServerSetup};
-use crate::token_source::{TokenKind, TokenSource};
+use crate::token_source::{SourceBehavior, TokenKind, TokenSource};
 
 /// Settings in addition to the durable ones of the test server.
 ///
-/// They keep checkpoints and autovacuum out of the measured time and allow the largest number of
-/// sessions.
-const POSTGRESQL_CONF: &str = "max_wal_size = 8GB\ncheckpoint_timeout = 1h\nautovacuum = off\n\
-    max_connections = 200\n";
+/// They keep checkpoints and autovacuum out of the measured time.
+const POSTGRESQL_CONF: &str =
+    "max_wal_size = 8GB\ncheckpoint_timeout = 1h\nautovacuum = off\nmax_connections = ";
+/// The connections that the server allows: more than twice those of the largest setting, because
+/// token_service takes at most half of the free ones if it chooses their number itself.
+pub const MAX_CONNECTIONS: u32 = 200;
 
 /// The environment of the benchmark.
 pub struct BenchEnvironment {
@@ -48,7 +50,7 @@ impl BenchEnvironment {
         choose_durable_temp_folder()?;
         let scratch = ScratchFolders::create()?;
         let server = Server::start(&ServerSetup {
-            conf: POSTGRESQL_CONF,
+            conf: &format!("{POSTGRESQL_CONF}{MAX_CONNECTIONS}\n"),
             ..ServerSetup::default()
         });
         for name in ["pgbench", "psql", "curl"] {
@@ -66,8 +68,8 @@ impl BenchEnvironment {
         Ok(Self {
             scale,
             scratch,
-            stored_source: TokenSource::start(TokenKind::AllStored)?,
-            mixed_source: TokenSource::start(TokenKind::SomeRejected)?,
+            stored_source: TokenSource::start(TokenKind::AllStored, SourceBehavior::default())?,
+            mixed_source: TokenSource::start(TokenKind::SomeRejected, SourceBehavior::default())?,
             admin: database.admin(),
             database,
             server,

@@ -11,9 +11,9 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use rustix::process::{Signal, getpgrp, kill_process_group};
@@ -39,6 +39,21 @@ pub struct ResourceUsage {
     pub peak_kib: u64,
     exit_code: Option<i32>,
     signal: Option<i32>,
+}
+
+impl ResourceUsage {
+    /// Combines the usage of two commands that ran at the same time.
+    fn with(self, other: &Self) -> Self {
+        let end = |usage: &Self| usage.started as f64 / 1e9 + usage.wall;
+        let started = self.started.min(other.started);
+        Self {
+            started,
+            wall: end(&self).max(end(other)) - started as f64 / 1e9,
+            cpu: self.cpu + other.cpu,
+            peak_kib: self.peak_kib.max(other.peak_kib),
+            ..self
+        }
+    }
 }
 
 /// A command to measure.
@@ -135,6 +150,27 @@ impl MeasuredCommand {
             (None, None) => bail!("{name} ended without an exit code: {error}"),
         }
     }
+}
+
+/// Runs commands at once, and returns their usage as one: the time from the start of the first one to
+/// the exit of the last one, the sum of the CPU time, and the largest peak.
+///
+/// # Errors
+/// If there is no command, or one of them fails.
+pub fn run_at_once(commands: &[MeasuredCommand]) -> Result<ResourceUsage> {
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = commands
+            .iter()
+            .map(|command| scope.spawn(|| command.run()))
+            .collect();
+        threads.into_iter().map(ScopedJoinHandle::join).collect()
+    });
+    let mut combined: Option<ResourceUsage> = None;
+    for result in results {
+        let usage = result.map_err(|_| anyhow!("the thread of a command panicked"))??;
+        combined = Some(combined.map_or(usage, |other| other.with(&usage)));
+    }
+    combined.context("there is no command to run")
 }
 
 /// Runs as the wrapper process: runs the command and prints its resource usage as JSON.

@@ -10,9 +10,9 @@ const QUICK_ROUNDS: usize = 2;
 /// Compares token_service with its alternatives on this machine.
 ///
 /// Starts its own durable PostgreSQL server and token source, runs the contenders in turns, and prints
-/// medians, ranges and ratios. A full run takes about 20 minutes on two cores. It writes
-/// docs/throughput.svg and the generated regions of docs/performance.md. Other runs write these files
-/// below the target folder.
+/// medians, ranges and ratios. A full run takes about 25 minutes on two cores. It writes the generated
+/// regions of docs/performance.md, README.md and the pages that repeat figures, and the charts in docs/.
+/// Other runs write these files below the target folder.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo bench --locked --", bin_name = "cargo bench --locked --")]
 pub struct BenchOptions {
@@ -42,9 +42,13 @@ pub enum BenchSection {
     /// A server with a round-trip time of 20 ms
     #[value(alias = "far")]
     Remote,
-    /// Throughput against round-trip time, with the chart
-    #[value(alias = "distance")]
-    Latency,
+    /// Connections chosen while running, compared with fixed ones at several round-trip times
+    #[value(aliases = ["latency", "distance"])]
+    Sweep,
+    /// A source that takes up to 200 ms per answer: one request at a time, and shards
+    SlowSource,
+    /// A source that refuses requests above a rate
+    RateLimit,
     /// Time per token for increasing numbers of tokens
     Growth,
     /// Peak memory with each report format
@@ -79,8 +83,14 @@ pub struct Scale {
     pub small: u64,
     /// Tokens of the `remote` section.
     pub remote: u64,
-    /// Intended duration of each point of the chart, in seconds.
-    pub point_seconds: f64,
+    /// Tokens of each run of token_service in the `sweep` section.
+    pub sweep: u64,
+    /// Intended duration of each run of pgbench in the `sweep` section, in seconds.
+    pub pgbench_seconds: f64,
+    /// Tokens of the `slow-source` section.
+    pub slow_source: u64,
+    /// Requests that the source of the `rate-limit` section must accept.
+    pub limited_requests: u64,
     /// Tokens and rounds of each step of the `growth` section.
     pub growth: Vec<(u64, usize)>,
     /// The two numbers of tokens whose peak memory is compared.
@@ -109,7 +119,10 @@ impl BenchOptions {
                 local: 20_000,
                 small: 2_000,
                 remote: 2_000,
-                point_seconds: 0.6,
+                sweep: 8_000,
+                pgbench_seconds: 0.5,
+                slow_source: 20_000,
+                limited_requests: 60,
                 growth: vec![(1_000, 2), (10_000, 2), (100_000, 1)],
                 memory: [10_000, 500_000],
                 script: 50_000,
@@ -123,7 +136,10 @@ impl BenchOptions {
             local: 100_000,
             small: 10_000,
             remote: 5_000,
-            point_seconds: 3.0,
+            sweep: 50_000,
+            pgbench_seconds: 2.0,
+            slow_source: 100_000,
+            limited_requests: 150,
             growth: vec![
                 (1_000, rounds),
                 (10_000, rounds),

@@ -1,7 +1,8 @@
-//! The results of the benchmark: tables, goals with their measurements, and curves for the chart.
+//! The results of the benchmark: tables, goals with their measurements, and figures for other documents.
 
 use std::fmt;
 
+use crate::documents::Figures;
 use crate::statistics::MedianRange;
 use crate::table::Table;
 
@@ -129,15 +130,6 @@ impl fmt::Display for RatioLimit {
     }
 }
 
-/// A curve of the chart.
-#[derive(Clone, Debug)]
-pub struct Curve {
-    /// The contender.
-    pub name: String,
-    /// Pairs of round-trip time in milliseconds and tokens per second.
-    pub points: Vec<(f64, f64)>,
-}
-
 /// The results of one section, or of all sections.
 #[derive(Clone, Debug, Default)]
 pub struct BenchResults {
@@ -145,8 +137,8 @@ pub struct BenchResults {
     pub goals: Vec<Goal>,
     /// The tables.
     pub tables: Vec<Table>,
-    /// The curves of the chart. Only the `latency` section has any.
-    pub curves: Vec<Curve>,
+    /// The figures that README.md and other pages repeat.
+    pub figures: Figures,
 }
 
 impl BenchResults {
@@ -154,7 +146,7 @@ impl BenchResults {
     pub fn append(&mut self, other: Self) {
         self.goals.extend(other.goals);
         self.tables.extend(other.tables);
-        self.curves.extend(other.curves);
+        self.figures.extend(other.figures);
     }
 
     /// Returns the goals as a table.

@@ -42,6 +42,11 @@ impl Sample {
         self.seconds * 1e6 / self.tokens as f64
     }
 
+    /// Returns the CPU time of the server per token, in microseconds.
+    pub fn server_cpu_micros_per_token(&self) -> f64 {
+        self.server_cpu * 1e6 / self.tokens as f64
+    }
+
     /// Returns the CPU time of the client per token, in microseconds.
     pub fn client_cpu_micros_per_token(&self) -> f64 {
         self.client_cpu * 1e6 / self.tokens as f64
@@ -66,6 +71,11 @@ impl ContenderSamples {
     /// Returns median and range of the throughput in tokens per second.
     pub fn throughput(&self) -> MedianRange {
         self.median_range(Sample::tokens_per_second)
+    }
+
+    /// Returns the median throughput as a text without its range.
+    pub fn format_rate(&self) -> String {
+        format_number(self.throughput().median, 0)
     }
 
     /// Returns median and range of the ratios to `other`, computed per round.

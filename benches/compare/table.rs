@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::chart::Chart;
+
 /// A table with a title.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -13,6 +15,8 @@ pub struct Table {
     pub header: Vec<String>,
     /// The cells.
     pub rows: Vec<Vec<String>>,
+    /// The chart that shows the figures.
+    pub chart: Option<Chart>,
 }
 
 impl Table {
@@ -23,6 +27,7 @@ impl Table {
             note: note.into(),
             header: header.iter().map(|&name| name.to_owned()).collect(),
             rows: Vec::new(),
+            chart: None,
         }
     }
 

@@ -1,25 +1,30 @@
 //! The token source of all contenders.
 //!
 //! It answers `POST /tokens?size=N` with slices of a text that is generated in advance, to use little
-//! CPU time. It counts the served tokens and records the time of the first request.
+//! CPU time. It counts the served tokens and records each request. It can answer late, and it can
+//! refuse requests above a rate.
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdTcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
+use tokio::task::spawn_blocking;
 
 use crate::clock::monotonic_nanos;
+use crate::rate_limiter::RateLimiter;
 
 /// The number of generated tokens. They are served repeatedly.
 const TOKENS: usize = 500_000;
@@ -43,18 +48,46 @@ pub enum TokenKind {
     SomeRejected,
 }
 
+/// How a source answers. By default it answers each request at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SourceBehavior {
+    /// The time that each response takes. Responses do not wait for each other.
+    pub latency: Duration,
+    /// The requests per second that the source accepts. It refuses others with 429.
+    pub rate_limit: Option<u32>,
+}
+
+/// A request that the source received.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceivedRequest {
+    /// The time of arrival on the monotonic clock, in nanoseconds.
+    pub arrived: u64,
+    /// Whether the source accepted the request.
+    pub is_accepted: bool,
+}
+
 /// The state that the source shares with its connections.
+#[derive(Debug)]
 struct SourceState {
     text: Bytes,
     /// For each token, the number of rejected tokens before it.
     rejected_before: Vec<u32>,
-    next: AtomicUsize,
-    served: AtomicU64,
-    served_rejected: AtomicU64,
-    first_request: AtomicU64,
+    behavior: SourceBehavior,
+    log: Mutex<SourceLog>,
+}
+
+/// What happened since the last reset, and what later responses depend on.
+#[derive(Debug, Default)]
+struct SourceLog {
+    next: usize,
+    served: u64,
+    served_rejected: u64,
+    requests: Vec<ReceivedRequest>,
+    limiter: Option<RateLimiter>,
 }
 
 /// A running token source. It runs until the process exits.
+#[derive(Debug)]
 pub struct TokenSource {
     port: u16,
     state: Arc<SourceState>,
@@ -65,7 +98,7 @@ impl TokenSource {
     ///
     /// # Errors
     /// If the source cannot listen on the loopback interface.
-    pub fn start(kind: TokenKind) -> Result<Self> {
+    pub fn start(kind: TokenKind, behavior: SourceBehavior) -> Result<Self> {
         let listener = StdTcpListener::bind(("127.0.0.1", 0))
             .context("the token source cannot listen on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
@@ -74,15 +107,15 @@ impl TokenSource {
         let state = Arc::new(SourceState {
             text,
             rejected_before,
-            next: AtomicUsize::new(0),
-            served: AtomicU64::new(0),
-            served_rejected: AtomicU64::new(0),
-            first_request: AtomicU64::new(0),
+            behavior,
+            log: Mutex::default(),
         });
         let server_state = Arc::clone(&state);
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        std::thread::spawn(move || runtime.block_on(accept_connections(listener, server_state)));
-        Ok(Self { port, state })
+        thread::spawn(move || runtime.block_on(accept_connections(listener, server_state)));
+        let source = Self { port, state };
+        source.reset();
+        Ok(source)
     }
 
     /// Returns the URL of the source.
@@ -90,30 +123,57 @@ impl TokenSource {
         format!("http://127.0.0.1:{}/tokens", self.port)
     }
 
-    /// Resets the counters and the time of the first request.
+    /// Prepares the next run: resets the counters, the recorded requests and the rate limit.
     pub fn reset(&self) {
-        let SourceState {
-            served,
-            served_rejected,
-            first_request,
-            ..
-        } = &*self.state;
-        for number in [served, served_rejected, first_request] {
-            number.store(0, Ordering::Relaxed);
-        }
+        let mut log = self.state.log();
+        *log = SourceLog {
+            next: log.next,
+            limiter: self.state.behavior.rate_limit.map(RateLimiter::new),
+            ..SourceLog::default()
+        };
     }
 
     /// Returns the number of served tokens, and how many of them the table rejects.
     pub fn served(&self) -> (u64, u64) {
-        (
-            self.state.served.load(Ordering::Relaxed),
-            self.state.served_rejected.load(Ordering::Relaxed),
-        )
+        let log = self.state.log();
+        (log.served, log.served_rejected)
+    }
+
+    /// Returns the requests since the last reset, in the order of arrival.
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.state.log().requests.clone()
     }
 
     /// Returns the time of the first request on the monotonic clock, in nanoseconds.
     pub fn first_request(&self) -> Option<u64> {
-        Some(self.state.first_request.load(Ordering::Relaxed)).filter(|time| *time > 0)
+        Some(self.state.log().requests.first()?.arrived)
+    }
+}
+
+impl SourceState {
+    fn log(&self) -> MutexGuard<'_, SourceLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a request for `size` tokens and takes the tokens, or refuses the request.
+    fn take_page(&self, size: usize) -> Option<Bytes> {
+        let mut log = self.log();
+        let arrived = monotonic_nanos();
+        let limiter = log.limiter.as_mut();
+        let is_accepted = limiter.is_none_or(|limiter| limiter.try_acquire(arrived));
+        log.requests.push(ReceivedRequest {
+            arrived,
+            is_accepted,
+        });
+        if !is_accepted {
+            return None;
+        }
+        let start = log.next % (TOKENS - size);
+        let end = start + size;
+        log.next += size;
+        log.served += size as u64;
+        log.served_rejected += u64::from(self.rejected_before[end] - self.rejected_before[start]);
+        Some(self.text.slice(start * LINE_LENGTH..end * LINE_LENGTH))
     }
 }
 
@@ -159,8 +219,8 @@ async fn accept_connections(listener: StdTcpListener, state: Arc<SourceState>) -
 
 async fn serve_connection(stream: TcpStream, state: Arc<SourceState>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(&request, &state);
-        async move { Ok::<_, Infallible>(response) }
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&request, &state).await) }
     });
     // An error means that the client closed the connection, which is no failure of the source.
     let _ = auto::Builder::new(TokioExecutor::new())
@@ -168,25 +228,24 @@ async fn serve_connection(stream: TcpStream, state: Arc<SourceState>) {
         .await;
 }
 
-fn respond(request: &Request<Incoming>, state: &SourceState) -> Response<Full<Bytes>> {
-    let now = monotonic_nanos();
-    let (unset, relaxed) = (0, Ordering::Relaxed);
-    let _ = state
-        .first_request
-        .compare_exchange(unset, now, relaxed, relaxed);
+async fn respond(request: &Request<Incoming>, state: &SourceState) -> Response<Full<Bytes>> {
     let query = request.uri().query().unwrap_or_default();
     let size = query.strip_prefix("size=").and_then(|n| n.parse().ok());
-    let size = size.unwrap_or(0).min(MAX_PAGE_SIZE);
-    let start = state.next.fetch_add(size, relaxed) % (TOKENS - size);
-    let end = start + size;
-    let rejected = state.rejected_before[end] - state.rejected_before[start];
-    state.served.fetch_add(size as u64, relaxed);
-    state.served_rejected.fetch_add(rejected.into(), relaxed);
-    let page = state.text.slice(start * LINE_LENGTH..end * LINE_LENGTH);
-    let mut response = Response::new(Full::new(page));
-    response.headers_mut().insert(
-        hyper::header::CONTENT_TYPE,
-        hyper::header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    let page = state.take_page(size.unwrap_or(0).min(MAX_PAGE_SIZE));
+    let latency = state.behavior.latency;
+    if !latency.is_zero() {
+        // A thread sleeps, because timers of tokio are rounded up to whole milliseconds.
+        let _ = spawn_blocking(move || thread::sleep(latency)).await;
+    }
+    let is_accepted = page.is_some();
+    let mut response = Response::new(Full::new(page.unwrap_or_default()));
+    let headers = response.headers_mut();
+    if is_accepted {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
+    } else {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    }
     response
 }

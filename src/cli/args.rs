@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
-use crate::cli::options::{INPUT, MAX_REQUESTS, NO_TOP_UP, REPEAT_REQUESTS, RETRIES, ROWS};
+use crate::cli::options::{
+    FETCH_CONCURRENCY, INPUT, MAX_REQUESTS, NO_TOP_UP, RATE, REPEAT_REQUESTS, RETRIES, ROWS,
+};
 use crate::cli::table::{Row, Shape, on};
 use crate::cli::value;
 use crate::observe::logging::LineFormat;
@@ -47,6 +49,8 @@ fn rows_of(command: u8) -> impl Iterator<Item = &'static Row> {
 impl<const COMMAND: u8> Args for OptionArgs<COMMAND> {
     fn augment_args(command: clap::Command) -> clap::Command {
         let of_source = [
+            &FETCH_CONCURRENCY.row,
+            &RATE.row,
             &RETRIES.row,
             &MAX_REQUESTS.row,
             &NO_TOP_UP.row,

@@ -19,6 +19,7 @@ use crate::cli::value::{self, ParseResult, ShardArg};
 use crate::observe::logging::LineFormat;
 use crate::observe::metrics::MetricLabel;
 use crate::observe::progress::ProgressMode;
+use crate::pipeline::concurrency::Concurrency;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{FORMAT_NAMES, ReportSpec};
@@ -82,6 +83,19 @@ options! {
             key: "source.page_size", group: "Source", unset: Value("10000"), is_rare: true,
             on: RUNS | CASE, ..flag("page-size", "N")
         };
+    /// Requests under way at a time, at most 8; auto starts with one, adds more while the source does not
+    /// slow down, and halves them when it refuses
+    FETCH_CONCURRENCY: Concurrency = value::concurrency,
+        Row {
+            key: "source.concurrency", group: "Source", unset: Value("auto"), is_rare: true,
+            on: RUNS, ..flag("fetch-concurrency", "N")
+        };
+    /// Maximum rate of requests, repeated ones included, such as 10/s, 100/m or 500/h
+    RATE: Duration = value::rate,
+        Row {
+            key: "source.rate", group: "Source", unset: Described("no limit"), is_rare: true,
+            on: RUNS | CASE, ..flag("rate", "N/s")
+        };
     /// How often a request is repeated that was certainly not served; ten times as many per run
     RETRIES: u32 = value::number,
         Row {
@@ -105,17 +119,18 @@ options! {
             group: "Source", is_rare: true, on: RUNS | CASE,
             ..switch("dangerously-repeat-requests")
         };
-    /// Maximum number of database connections
-    CONNECTIONS: usize = value::count,
+    /// Maximum number of database connections; auto finds the best number while the run goes on
+    CONNECTIONS: Option<usize> = value::count_or_auto,
         Row {
-            key: "database.connections", group: "Database", unset: Value("16"),
-            is_rare: true, on: SETTLES, ..flag("connections", "N")
+            key: "database.connections", group: "Database", unset: Value("auto"),
+            is_rare: true, on: SETTLES, ..flag("connections", "auto|N")
         };
     /// Inserts in flight per connection; always 1 behind a pooler
     PIPELINE: usize = value::count,
         Row {
             key: "database.pipeline", group: "Database",
-            unset: Described("from the round-trip time, 16 to 128"), is_rare: true, on: SETTLES,
+            unset: Described("from the round-trip time and the connections, 8 to 128"),
+            is_rare: true, on: SETTLES,
             ..flag("pipeline", "N")
         };
     /// {values}, on standard output or to PATH; repeatable

@@ -11,6 +11,7 @@ use crate::cli::options::*;
 use crate::cli::table::{Opt, on};
 use crate::cli::*;
 use crate::error::exit::Exit;
+use crate::pipeline::concurrency::Concurrency;
 use crate::report::mask::Mask;
 
 fn args(line: &str) -> Vec<OsString> {
@@ -144,7 +145,7 @@ fn invalid_option_is_one_clear_error() {
     hint: a similar argument exists: '--page-size'
     error: --page-size must be a whole number of at least 1, not `0`
     hint: see `token_service --help`
-    error: --connections must be a whole number from 1 to 10000, not `-3`
+    error: --connections must be auto, or a whole number from 1 to 10000, not `-3`
     hint: see `token_service --help`
     error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
     hint: see `token_service --help`
@@ -192,7 +193,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --fetch-concurrency 2 --rate 10/s --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -203,7 +204,9 @@ fn every_option_sets_its_field() {
     assert_eq!(values(&cli, &FAIL_ON), ["rejected>0".parse().unwrap()]);
     assert_eq!(values(&cli, &DRY_RUN), [true]);
     assert_eq!(values(&cli, &WAIT), [Duration::from_secs(1)]);
-    assert_eq!(values(&cli, &CONNECTIONS), [2]);
+    assert_eq!(values(&cli, &CONNECTIONS), [Some(2)]);
+    assert_eq!(values(&cli, &FETCH_CONCURRENCY), [Concurrency::Fixed(2)]);
+    assert_eq!(values(&cli, &RATE), [Duration::from_millis(100)]);
     assert_eq!(values(&cli, &LOG_LEVEL), [LevelFilter::DEBUG]);
     // Every option of a run is on the command line above.
     let given = given(&cli);
@@ -341,6 +344,15 @@ fn help_names_options_variables_and_exit_codes() {
           --page-size <N>
               Maximum number of tokens per request [default: 10000] [env: TOKEN_SERVICE_PAGE_SIZE]
 
+          --fetch-concurrency <N>
+              Requests under way at a time, at most 8; auto starts with one, adds more while the source
+              does not slow down, and halves them when it refuses [default: auto] [env:
+              TOKEN_SERVICE_FETCH_CONCURRENCY]
+
+          --rate <N/s>
+              Maximum rate of requests, repeated ones included, such as 10/s, 100/m or 500/h [default:
+              no limit] [env: TOKEN_SERVICE_RATE]
+
           --retries <N>
               How often a request is repeated that was certainly not served; ten times as many per run
               [default: 3; an outage, a 429 or a 503 is waited out for --patience] [env:
@@ -358,12 +370,13 @@ fn help_names_options_variables_and_exit_codes() {
               TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
     Database:
-          --connections <N>
-              Maximum number of database connections [default: 16] [env: TOKEN_SERVICE_CONNECTIONS]
+          --connections <auto|N>
+              Maximum number of database connections; auto finds the best number while the run goes on
+              [default: auto] [env: TOKEN_SERVICE_CONNECTIONS]
 
           --pipeline <N>
               Inserts in flight per connection; always 1 behind a pooler [default: from the round-trip
-              time, 16 to 128] [env: TOKEN_SERVICE_PIPELINE]
+              time and the connections, 8 to 128] [env: TOKEN_SERVICE_PIPELINE]
 
     Output:
           --report <FORMAT[=PATH]>

@@ -17,6 +17,7 @@ use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
 use crate::observe::metrics::{MetricLabel, OWN_LABELS};
 use crate::observe::progress::ProgressMode;
+use crate::pipeline::concurrency::{Concurrency, MAX_CONCURRENCY};
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{FORMAT_NAMES, FORMATS, ReportSpec};
@@ -70,6 +71,46 @@ pub fn count(text: &str) -> ParseResult<usize> {
         Ok(number @ 1..=MAX) => Ok(number),
         _ => Err(format!("must be a whole number from 1 to {MAX}")),
     }
+}
+
+/// Parses a number of concurrent items, or `auto`, which is `None`.
+pub fn count_or_auto(text: &str) -> ParseResult<Option<usize>> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    count(text)
+        .map(Some)
+        .map_err(|error| error.replace("must be ", "must be auto, or "))
+}
+
+/// Parses how many requests may be under way at a time, `auto` or a number.
+pub fn concurrency(text: &str) -> ParseResult<Concurrency> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Concurrency::Auto),
+        (_, Ok(count @ 1..=MAX_CONCURRENCY)) => Ok(Concurrency::Fixed(count)),
+        _ => Err(format!(
+            "must be auto, or a whole number from 1 to {MAX_CONCURRENCY}"
+        )),
+    }
+}
+
+/// Parses a rate of requests, such as `10/s`, and returns the time between two of them.
+pub fn rate(text: &str) -> ParseResult<Duration> {
+    let interval = text.split_once('/').and_then(|(count, unit)| {
+        let unit = match unit {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return None,
+        };
+        let interval = unit / whole::<u32>(count, 1).ok().filter(|count| *count > 0)?;
+        (!interval.is_zero()).then_some(interval)
+    });
+    interval.ok_or_else(|| {
+        String::from(
+            "must be a number of requests per second, minute or hour, such as 10/s, 100/m or 500/h",
+        )
+    })
 }
 
 /// Parses a whole number of at least 0.
@@ -363,6 +404,32 @@ pub fn header_name(text: &str) -> ParseResult<String> {
         ));
     }
     Ok(text.to_ascii_lowercase())
+}
+
+/// Parses the name of the header of idempotency keys and returns it in lower case.
+pub fn idempotency_header(text: &str) -> ParseResult<String> {
+    /// The headers that the client sets itself.
+    const OWN: [&str; 12] = [
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "proxy-authorization",
+        "traceparent",
+        "tracestate",
+        "transfer-encoding",
+    ];
+    let name = header_name(text)?;
+    if OWN.contains(&name.as_str()) {
+        return Err(String::from(
+            "must not be a header that the program sets, such as content-type or authorization",
+        ));
+    }
+    Ok(name)
 }
 
 /// Parses the value of a header, which may be a secret.

@@ -100,6 +100,7 @@ impl MergedTotals {
                 JournalLine::Summary { summary } => end = Some(summary),
                 JournalLine::Journal { .. }
                 | JournalLine::Received { .. }
+                | JournalLine::Request { .. }
                 | JournalLine::Replay { .. } => {
                     return Err(reader
                         .error("it is a journal, not a report")

@@ -16,8 +16,8 @@ use crate::config::{RunSettings, ScriptSource as ScriptPath, SourceSettings};
 use crate::error::Error;
 use crate::error::exit::{Exit, RunTotals};
 use crate::fetch;
+use crate::fetch::Fetcher;
 use crate::fetch::http::HttpSource;
-use crate::fetch::{FetchLimits, Fetcher};
 use crate::journal::{Journal, JournalHeader};
 use crate::observe::otel::Tracer;
 use crate::observe::progress::ProgressDisplay;
@@ -174,14 +174,17 @@ async fn pipeline(
         .deadline
         .map(|deadline| run_context.instant + deadline);
     let inputs = inputs(&settings);
-    let mut options = settings.store;
+    let mut options = settings.store.clone();
     options.session = run_context.run_id.to_string();
     options.tracer = run_context.tracer.clone();
     let dry_run = options.dry_run;
     let (table, column) = (options.table.to_string(), options.column.clone());
-    let source = open_source(settings.source, &settings.limits, &run_context.tracer).await?;
+    let source = open_source(&settings, &run_context.tracer).await?;
     let clock = Arc::clone(&run_context.clock);
     let mut fetcher = Fetcher::new(source, settings.limits, shutdown.clone(), clock, deadline);
+    fetcher.set_requests(&settings.requests);
+    // Other shards may have the same run id.
+    fetcher.set_key_prefix(format!("{}-{}", run_context.run_id, settings.shard.index()));
     fetcher.wait_until(run_context.instant + settings.wait);
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
     // Opened last, so that a run that cannot start leaves no empty reports.
@@ -279,24 +282,31 @@ pub(crate) async fn open_store(
     }
 }
 
-async fn open_source(
-    source: SourceSettings,
-    limits: &FetchLimits,
+/// Opens the source of a run.
+pub(crate) async fn open_source(
+    settings: &RunSettings,
     tracer: &Tracer,
 ) -> Result<Box<dyn fetch::TokenSource>, Error> {
-    let endpoint = match source {
+    let mut header = settings.requests.idempotency_header.as_deref();
+    let endpoint = match &settings.source {
         SourceSettings::Http(endpoint) => endpoint,
-        SourceSettings::BuiltIn => fetch::demo::start().await?,
+        SourceSettings::BuiltIn => {
+            header = Some(fetch::demo::IDEMPOTENCY_KEY);
+            &fetch::demo::start().await?
+        }
         SourceSettings::Input(input) => {
-            let reader = input.read(limits.max_token);
+            let reader = input.read(settings.limits.max_token);
             return Ok(Box::new(reader.context("the input cannot be read")?));
         }
         SourceSettings::Nothing => {
             return Err(Error::new(Exit::Usage, "no token source is configured"));
         }
     };
-    let mut http = HttpSource::new(&endpoint, limits)?;
+    let mut http = HttpSource::new(endpoint, &settings.limits)?;
     http.set_tracer(tracer.clone());
+    if let Some(name) = header {
+        http.set_idempotency_header(name)?;
+    }
     Ok(Box::new(http))
 }
 

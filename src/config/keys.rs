@@ -23,6 +23,12 @@ options! {
     /// Headers of each request; `TOKEN_SERVICE_SOURCE_AUTHORIZATION` replaces `authorization`
     HEADERS: String = text,
         Row { shape: Texts, is_secret: true, ..setting("source.headers", "mapping of texts") };
+    /// The header of an idempotency key, such as `Idempotency-Key`, if the source gives the same tokens for
+    /// the same key. Requests that it may have served are then repeated
+    IDEMPOTENCY_HEADER: String = value::idempotency_header,
+        Row {
+            unset: Described("no key"), on: CASE, ..setting("source.idempotency_header", "name")
+        };
     /// Limit for one request including its answer
     TIMEOUT: Duration = value::positive_duration,
         Row { unset: Value("10s"), on: CASE, ..setting("source.timeout", "DURATION") };

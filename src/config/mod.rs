@@ -42,9 +42,11 @@ use crate::cli::options::{
 };
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
-    COLUMN, DATABASE_URL, ENV_PREFIX, MAX_MEMORY, MAX_OPERATIONS, STATEMENT_TIMEOUT, TABLE,
+    COLUMN, DATABASE_URL, ENV_PREFIX, IDEMPOTENCY_HEADER, MAX_MEMORY, MAX_OPERATIONS,
+    STATEMENT_TIMEOUT, TABLE,
 };
 use crate::config::layers::Layers;
+use crate::config::shard::Shard;
 use crate::config::size::RunSize;
 use crate::config::source::no_source;
 use crate::error::{Error, usage};
@@ -91,14 +93,19 @@ impl Layers<'_> {
     /// Resolves all settings; `replayed` are the files that a replay reads. A setting with an error has
     /// its default until all errors are known.
     fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Error>> {
-        let limits = self.limits();
+        let (limits, requests) = (self.limits(), self.requests());
         let size = match purpose {
             // A replay covers all tokens of its file.
             Purpose::Replay => RunSize::default(),
             Purpose::Run | Purpose::Demo => self.collect(self.run_size(limits.max_token)),
         };
         let source = match (purpose, size.input) {
-            (Purpose::Replay, _) => SourceSettings::Nothing,
+            (Purpose::Replay, _) => {
+                // A replay only repeats requests, and only with their idempotency keys.
+                let has_keys = self.get(&IDEMPOTENCY_HEADER).is_some();
+                let endpoint = has_keys.then(|| self.endpoint()).flatten();
+                endpoint.map_or(SourceSettings::Nothing, SourceSettings::Http)
+            }
             (_, Some(input)) => SourceSettings::Input(input),
             (Purpose::Demo, None) => SourceSettings::BuiltIn,
             (Purpose::Run, None) => {
@@ -127,6 +134,7 @@ impl Layers<'_> {
         let secrets = self.secrets(headers, &target);
         let mut store = self.store(target);
         store.expected = size.size;
+        store.processes = size.shards;
         if store.dry_run && purpose == Purpose::Replay {
             let error = usage("a replay cannot be a dry run");
             self.fail(error.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
@@ -134,8 +142,13 @@ impl Layers<'_> {
         let used_files = self.check_path_conflicts(replayed, Some(&store.target));
         let settings = RunSettings {
             size: size.size,
+            shard: match purpose {
+                Purpose::Replay => Shard::default(),
+                Purpose::Run | Purpose::Demo => self.collect(self.shard()),
+            },
             source,
             limits,
+            requests,
             store,
             reports: self.reports(),
             fail_on: self.fail_on(),
@@ -184,6 +197,7 @@ impl Layers<'_> {
             session: String::new(),
             tracer: Tracer::default(),
             expected: 0,
+            processes: 1,
         }
     }
 

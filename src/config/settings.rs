@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::shard::Shard;
 use crate::error::Error;
-use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
+use crate::fetch::{FetchLimits, RequestSettings};
 use crate::observe::logging::LogSettings;
 use crate::observe::metrics::MetricLabel;
 use crate::observe::otel;
@@ -74,10 +75,14 @@ pub struct RunSettings {
     /// This shard's part of SIZE: 0 if the part or the input is empty, and
     /// [`crate::cli::value::MAX_SIZE`] for all tokens of a pipe.
     pub size: u64,
+    /// The shard; the only one in a replay.
+    pub shard: Shard,
     /// The source of the tokens.
     pub source: SourceSettings,
     /// The limits of fetching.
     pub limits: FetchLimits,
+    /// How requests are sent.
+    pub requests: RequestSettings,
     /// The database and its options.
     pub store: store::StoreOptions,
     /// The reports: at least one, and at most one on standard output.

@@ -23,9 +23,19 @@ impl Shard {
         (index < count).then_some(Self { index, count })
     }
 
+    /// Returns its index, from 0.
+    pub fn index(self) -> u64 {
+        self.index
+    }
+
     /// Returns true if there are no other shards.
     pub fn is_only(self) -> bool {
         self.count == 1
+    }
+
+    /// Returns the number of shards.
+    pub fn count(self) -> u64 {
+        self.count
     }
 
     /// Returns this shard's part of `size`. The first shards take one more if `size` does not divide.

@@ -21,6 +21,8 @@ pub(super) struct RunSize {
     pub size: u64,
     /// The input to read instead of the source, from the beginning of this shard's part.
     pub input: Option<Input>,
+    /// The number of runs that share SIZE.
+    pub shards: u64,
 }
 
 impl Layers<'_> {
@@ -29,7 +31,11 @@ impl Layers<'_> {
         let shard = self.collect(self.shard());
         let Some(path) = self.get(&INPUT) else {
             let size = shard.part(self.size()?);
-            return Ok(RunSize { size, input: None });
+            return Ok(RunSize {
+                size,
+                input: None,
+                shards: shard.count(),
+            });
         };
         let (requested, max) = self.requested_size()?;
         let input = Input::open(&path, max_token)?;
@@ -41,6 +47,7 @@ impl Layers<'_> {
         Ok(RunSize {
             size: shard.part(size),
             input: Some(input.from(shard.offset(size))),
+            shards: shard.count(),
         })
     }
 
@@ -140,6 +147,7 @@ fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize,
     Ok(RunSize {
         size: MAX_SIZE,
         input: Some(input.until_end()),
+        shards: 1,
     })
 }
 

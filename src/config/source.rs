@@ -7,19 +7,21 @@ use secrecy::ExposeSecret as _;
 use url::Url;
 
 use crate::cli::env::Env;
-use crate::cli::options::{MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, PATIENCE, REPEAT_REQUESTS, RETRIES};
+use crate::cli::options::{
+    FETCH_CONCURRENCY, MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, PATIENCE, RATE, REPEAT_REQUESTS, RETRIES,
+};
 use crate::cli::table::Row;
 use crate::cli::value;
 use crate::config::AUTHORIZATION;
 use crate::config::keys::{
-    KEEP_ALIVE, MAX_BODY, MAX_TOKEN, SOURCE_CONNECT_TIMEOUT, SOURCE_URL, TIMEOUT, TLS_CA, TLS_CERT,
-    TLS_KEY,
+    IDEMPOTENCY_HEADER, KEEP_ALIVE, MAX_BODY, MAX_TOKEN, SOURCE_CONNECT_TIMEOUT, SOURCE_URL,
+    TIMEOUT, TLS_CA, TLS_CERT, TLS_KEY,
 };
 use crate::config::layers::Layers;
 use crate::config::suggestions::hint_of_missing;
 use crate::error::{Error, usage};
-use crate::fetch::FetchLimits;
 use crate::fetch::http::{HttpEndpoint, SourceTls};
+use crate::fetch::{FetchLimits, RequestSettings};
 use crate::runtime::secret::Secret;
 use crate::runtime::tls::{Authorities, IdentityError, read_certificates, read_identity};
 
@@ -37,6 +39,25 @@ impl Layers<'_> {
             top_up: !self.value(&NO_TOP_UP),
             repeat_served: self.value(&REPEAT_REQUESTS),
         }
+    }
+
+    /// Returns how the requests of a run are sent.
+    pub(super) fn requests(&self) -> RequestSettings {
+        RequestSettings {
+            concurrency: self.value(&FETCH_CONCURRENCY),
+            interval: self.get(&RATE).unwrap_or_default(),
+            idempotency_header: self.idempotency_header(),
+        }
+    }
+
+    fn idempotency_header(&self) -> Option<String> {
+        let header = self.get(&IDEMPOTENCY_HEADER)?;
+        if self.file.headers.iter().any(|(name, _)| *name == header) {
+            let error = usage(format!("`source.headers` sets the header `{header}` too"));
+            let error = error.hint("each request has a key of its own: remove it from the headers");
+            self.fail(self.file.at_key(error, &IDEMPOTENCY_HEADER.row));
+        }
+        Some(header)
     }
 
     /// Returns the endpoint of the source, if one is configured.

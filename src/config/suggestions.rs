@@ -80,8 +80,12 @@ pub(super) fn misspelt<'a>(env: &'a Env, known: &str) -> Option<&'a str> {
     let mut names = env.names();
     names.find(|name| {
         let is_known = || all_rows().any(|row| row.variable_name().is_some_and(|it| it == *name));
-        let distance = || strsim::damerau_levenshtein(&name.to_uppercase(), known);
-        ALIASES.contains(&(name, known)) || *name != known && distance() <= 1 && !is_known()
+        // Names of other lengths are more than one error apart; each distance takes time to compute.
+        let is_near = || {
+            name.len().abs_diff(known.len()) <= 1
+                && strsim::damerau_levenshtein(&name.to_uppercase(), known) <= 1
+        };
+        ALIASES.contains(&(name, known)) || *name != known && is_near() && !is_known()
     })
 }
 

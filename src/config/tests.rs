@@ -11,8 +11,10 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::{self, CheckArgs, Command};
 use crate::config::*;
 use crate::error::exit::Exit;
+use crate::fetch::RequestSettings;
 use crate::fetch::http::HttpEndpoint;
 use crate::observe::logging::LineFormat;
+use crate::pipeline::concurrency::Concurrency;
 use crate::report::{ReportSpec, text};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
@@ -111,7 +113,7 @@ fn defaults_match_the_documentation() {
     assert_eq!(settings.script_limits.max_memory, 80 << 20);
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
-        (16, None)
+        (None, None)
     );
     assert_eq!(settings.store.table.to_string(), "secret_tokens");
     assert_eq!(settings.store.column, "data");
@@ -126,6 +128,7 @@ fn defaults_match_the_documentation() {
     let source = http(&settings);
     assert_eq!(source.url.as_str(), "https://tokens.internal/issue?kind=a");
     assert_eq!(settings.limits.page_size, 10_000);
+    assert_eq!(settings.requests, RequestSettings::default());
     assert_eq!(
         (settings.limits.max_body, settings.limits.max_token),
         (32 << 20, 1 << 10)
@@ -189,7 +192,7 @@ fn every_option_has_a_variable() {
     assert_eq!(settings.reports[1].path, Some("run.ndjson".into()));
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
-        (2, Some(3))
+        (Some(2), Some(3))
     );
     assert_eq!(settings.limits.max_requests, Some(4));
     assert!(!settings.limits.top_up);
@@ -210,6 +213,9 @@ source:
   timeout: 20s
   connect_timeout: 500ms
   page_size: 100
+  concurrency: 3
+  rate: 6/m
+  idempotency_header: Idempotency-Key
   retries: 0
   max_body: 16MiB
   max_token: 64
@@ -252,6 +258,12 @@ script:
     assert_eq!(
         (settings.limits.page_size, settings.limits.retries),
         (100, Some(0))
+    );
+    assert_eq!(settings.requests.concurrency, Concurrency::Fixed(3));
+    assert_eq!(settings.requests.interval, Duration::from_secs(10));
+    assert_eq!(
+        settings.requests.idempotency_header.as_deref(),
+        Some("idempotency-key")
     );
     assert_eq!(
         (settings.limits.max_body, settings.limits.max_token),
@@ -636,6 +648,11 @@ fn invalid_values_name_their_variable() {
         ("TOKEN_SERVICE_DEADLINE", "20"),
         ("TOKEN_SERVICE_REPORT", "csb"),
         ("TOKEN_SERVICE_NO_TOP_UP", "maybe"),
+        ("TOKEN_SERVICE_FETCH_CONCURRENCY", "9"),
+        ("TOKEN_SERVICE_FETCH_CONCURRENCY", "0"),
+        ("TOKEN_SERVICE_RATE", "10"),
+        ("TOKEN_SERVICE_RATE", "0/s"),
+        ("TOKEN_SERVICE_RATE", "10/d"),
         ("TOKEN_SERVICE_LOG_LEVEL", "\u{1b}[31m"),
         (
             "TOKEN_SERVICE_SOURCE_AUTHORIZATION",
@@ -663,6 +680,11 @@ fn invalid_values_name_their_variable() {
     error: TOKEN_SERVICE_DEADLINE must have a unit, such as 500ms, 20s or 10m, not `20`
     error: TOKEN_SERVICE_REPORT must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `csv`?), not `csb`
     error: TOKEN_SERVICE_NO_TOP_UP must be true or false, not `maybe`
+    error: TOKEN_SERVICE_FETCH_CONCURRENCY must be auto, or a whole number from 1 to 8, not `9`
+    error: TOKEN_SERVICE_FETCH_CONCURRENCY must be auto, or a whole number from 1 to 8, not `0`
+    error: TOKEN_SERVICE_RATE must be a number of requests per second, minute or hour, such as 10/s, 100/m or 500/h, not `10`
+    error: TOKEN_SERVICE_RATE must be a number of requests per second, minute or hour, such as 10/s, 100/m or 500/h, not `0/s`
+    error: TOKEN_SERVICE_RATE must be a number of requests per second, minute or hour, such as 10/s, 100/m or 500/h, not `10/d`
     error: TOKEN_SERVICE_LOG_LEVEL must be one of off, error, warn, info, debug, trace, not `\u{1b}[31m`
     error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not contain control characters
     hint: it is the value of the Authorization header, one line such as `Bearer …`
@@ -939,6 +961,39 @@ fn unknown_keys_are_marked() {
       │
     2 │   page_size: *
       ╰╴  ━━━━━━━━━ this is `source.page_size`
+    ");
+}
+
+#[test]
+fn idempotency_header_is_checked() {
+    let all = [
+        file_error("source:\n  idempotency_header: Idempotency Key\n"),
+        file_error("source:\n  idempotency_header: Content-Type\n"),
+        message(load_text(
+            Purpose::Run,
+            "token_service.yaml",
+            "source:\n  headers: {X-Request: a}\n  idempotency_header: X-Request\n",
+        )),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"), @r"
+    error: `source.idempotency_header` must be a header name: letters, digits and `-`
+      ╭▸ token_service.yaml:2:23
+      │
+    2 │   idempotency_header: Idempotency Key
+      ╰╴                      ━━━━━━━━━━━━━━━
+
+    error: `source.idempotency_header` must not be a header that the program sets, such as content-type or authorization
+      ╭▸ token_service.yaml:2:23
+      │
+    2 │   idempotency_header: Content-Type
+      ╰╴                      ━━━━━━━━━━━━
+
+    error: `source.headers` sets the header `x-request` too
+      ╭▸ token_service.yaml:3:3
+      │
+    3 │   idempotency_header: X-Request
+      ╰╴  ━━━━━━━━━━━━━━━━━━
+    hint: each request has a key of its own: remove it from the headers
     ");
 }
 

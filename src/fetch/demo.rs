@@ -1,12 +1,13 @@
 //! The demo's token source: an HTTP server that under-delivers like the real source. Its tokens are
 //! random values. Each answer is made while it is read, so an unread answer takes little memory.
 
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,6 +45,13 @@ const TOKENS_PER_FRAME: u64 = 256;
 /// The length of a token's line: 16 bytes in Base64, and a line feed.
 const LINE: u64 = 23;
 
+/// The header with which a client makes sure that a repeated request gives the same tokens.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The longest key.
+const MAX_KEY: usize = 255;
+/// The number of keys that the source remembers; an older one is forgotten.
+const MAX_KEYS: usize = 10_000;
+
 /// Starts the source on a free loopback port and returns its endpoint.
 ///
 /// It runs until the current runtime ends.
@@ -69,6 +77,7 @@ pub async fn start() -> Result<HttpEndpoint, Error> {
 /// Serves requests on `listener`; never returns.
 pub async fn serve(listener: TcpListener) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let keys = Arc::new(Mutex::new(IssuedKeys::default()));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
@@ -78,19 +87,20 @@ pub async fn serve(listener: TcpListener) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        let keys = Arc::clone(&keys);
         tokio::spawn(async move {
-            serve_connection(socket, IDLE_LIMIT).await;
+            serve_connection(socket, IDLE_LIMIT, keys).await;
             drop(permit);
         });
     }
 }
 
 /// Serves one connection until it closes, or makes no progress for `idle_limit`.
-async fn serve_connection(socket: TcpStream, idle_limit: Duration) {
+async fn serve_connection(socket: TcpStream, idle_limit: Duration, keys: SharedKeys) {
     let progress = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&progress);
     let service = service_fn(move |request| {
-        let answer = answer(&request, &counter);
+        let answer = answer(&request, &counter, &keys);
         async { Ok::<_, Infallible>(answer) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -122,15 +132,27 @@ async fn serve_connection(socket: TcpStream, idle_limit: Duration) {
 }
 
 /// Answers a request; only a POST to [`PATH`] issues tokens.
-fn answer(request: &Request<Incoming>, progress: &Arc<AtomicU64>) -> Response<AnswerBody> {
+fn answer(
+    request: &Request<Incoming>,
+    progress: &Arc<AtomicU64>,
+    keys: &Mutex<IssuedKeys>,
+) -> Response<AnswerBody> {
     progress.fetch_add(1, Ordering::Relaxed);
     let size = request.uri().query().and_then(requested_size);
+    let key = request.headers().get(IDEMPOTENCY_KEY);
     let refused = |status, text| (status, AnswerBody::text(text));
     let (status, body) = match (request.uri().path(), request.method(), size) {
-        (PATH, &Method::POST, Some(size)) => {
-            let body = AnswerBody::tokens(delivered(size), Arc::clone(progress));
-            (StatusCode::OK, body)
-        }
+        (PATH, &Method::POST, Some(_)) if key.is_some_and(|key| key.len() > MAX_KEY) => refused(
+            StatusCode::BAD_REQUEST,
+            "the idempotency key is longer than 255 bytes\n",
+        ),
+        (PATH, &Method::POST, Some(size)) => match issue(key, size, keys) {
+            Some(issued) => (StatusCode::OK, AnswerBody::tokens(issued, progress)),
+            None => refused(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "the idempotency key was used with another size\n",
+            ),
+        },
         (PATH, &Method::POST, None) => refused(
             StatusCode::BAD_REQUEST,
             "size=N is missing, or is no whole number of at least 1\n",
@@ -169,11 +191,63 @@ fn delivered(size: u64) -> u64 {
     size.saturating_sub(omitted).max(size.min(1))
 }
 
+/// The tokens of an answer, which can be made again.
+#[derive(Clone, Copy)]
+struct Issued {
+    /// The requested number of tokens.
+    size: u64,
+    /// The number of tokens.
+    delivered: u64,
+    /// The seed of their values.
+    seed: u64,
+}
+
+/// The answers to the last requests with an idempotency key.
+#[derive(Default)]
+struct IssuedKeys {
+    issued: HashMap<HeaderValue, Issued>,
+    /// The keys, oldest first.
+    order: VecDeque<HeaderValue>,
+}
+
+type SharedKeys = Arc<Mutex<IssuedKeys>>;
+
+impl IssuedKeys {
+    /// Returns what was issued for a key, or remembers `new`.
+    fn of(&mut self, key: &HeaderValue, new: Issued) -> Issued {
+        if let Some(issued) = self.issued.get(key) {
+            return *issued;
+        }
+        if self.order.len() == MAX_KEYS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.issued.remove(&oldest);
+        }
+        self.order.push_back(key.clone());
+        self.issued.insert(key.clone(), new);
+        new
+    }
+}
+
+/// Issues tokens, the same ones for the same key; returns `None` if its size was another one.
+fn issue(key: Option<&HeaderValue>, size: u64, keys: &Mutex<IssuedKeys>) -> Option<Issued> {
+    let new = Issued {
+        size,
+        delivered: delivered(size),
+        seed: fastrand::u64(..),
+    };
+    let Some(key) = key else { return Some(new) };
+    let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(keys.of(key, new)).filter(|issued| issued.size == size)
+}
+
 /// The body of an answer; tokens are made when the connection has room for them.
 struct AnswerBody {
     text: &'static str,
     /// The number of tokens that are not made yet.
     tokens: u64,
+    /// Makes their values.
+    random: fastrand::Rng,
     /// Counts the parts that were made.
     progress: Option<Arc<AtomicU64>>,
 }
@@ -183,15 +257,17 @@ impl AnswerBody {
         Self {
             text,
             tokens: 0,
+            random: fastrand::Rng::with_seed(0),
             progress: None,
         }
     }
 
-    fn tokens(tokens: u64, progress: Arc<AtomicU64>) -> Self {
+    fn tokens(issued: Issued, progress: &Arc<AtomicU64>) -> Self {
         Self {
             text: "",
-            tokens,
-            progress: Some(progress),
+            tokens: issued.delivered,
+            random: fastrand::Rng::with_seed(issued.seed),
+            progress: Some(Arc::clone(progress)),
         }
     }
 
@@ -206,7 +282,7 @@ impl AnswerBody {
         }
         let count = self.tokens.min(TOKENS_PER_FRAME);
         self.tokens -= count;
-        (count > 0).then(|| tokens(count).into())
+        (count > 0).then(|| tokens(count, &mut self.random).into())
     }
 }
 
@@ -230,10 +306,10 @@ impl Body for AnswerBody {
     }
 }
 
-fn tokens(count: u64) -> String {
+fn tokens(count: u64, random: &mut fastrand::Rng) -> String {
     let mut body = String::new();
     for _ in 0..count {
-        let random = fastrand::u128(..).to_be_bytes();
+        let random = random.u128(..).to_be_bytes();
         BASE64_URL_SAFE_NO_PAD.encode_string(random, &mut body);
         body.push('\n');
     }
@@ -258,10 +334,48 @@ mod tests {
         assert!(delivered(u64::MAX) <= MAX_TOKENS);
     }
 
+    fn issued(delivered: u64) -> Issued {
+        Issued {
+            size: delivered,
+            delivered,
+            seed: 1,
+        }
+    }
+
+    fn text(mut body: AnswerBody) -> String {
+        let mut text = String::new();
+        while let Some(frame) = body.next_frame() {
+            text += std::str::from_utf8(&frame).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn same_key_and_size_give_the_same_tokens() {
+        let keys = Mutex::default();
+        let key = |number: usize| HeaderValue::try_from(format!("key-{number}")).unwrap();
+        let tokens = |number, size| {
+            let issued = issue(Some(&key(number)), size, &keys)?;
+            Some(text(AnswerBody::tokens(issued, &Arc::default())))
+        };
+        let first = tokens(0, 1000).unwrap();
+        assert_eq!(tokens(0, 1000).as_ref(), Some(&first));
+        assert_eq!(tokens(0, 999), None, "the size differs");
+        assert_ne!(tokens(1, 1000).as_ref(), Some(&first));
+        let without_key = || issue(None, 1000, &keys).unwrap().seed;
+        assert_ne!(without_key(), without_key());
+        // Old keys are forgotten, so memory is bounded.
+        for number in 2..=MAX_KEYS {
+            tokens(number, 1);
+        }
+        assert_ne!(tokens(0, 1000).as_ref(), Some(&first));
+        assert_eq!(keys.lock().unwrap().issued.len(), MAX_KEYS);
+    }
+
     #[test]
     fn body_has_the_announced_length() {
         for count in [1, TOKENS_PER_FRAME, 1000] {
-            let mut body = AnswerBody::tokens(count, Arc::default());
+            let mut body = AnswerBody::tokens(issued(count), &Arc::default());
             let announced = body.size_hint().exact().unwrap();
             let mut text = String::new();
             while let Some(frame) = body.next_frame() {
@@ -279,7 +393,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
             let (socket, _) = listener.accept().await.unwrap();
-            serve_connection(socket, Duration::from_millis(50)).await;
+            serve_connection(socket, Duration::from_millis(50), Arc::default()).await;
         });
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(text.as_bytes()).await.unwrap();

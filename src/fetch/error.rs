@@ -1,5 +1,6 @@
 //! Faults of a failed request, and of a fetch that ends before it has all requested tokens.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -246,6 +247,22 @@ pub(super) fn out_of_patience(mut answer: SourceAnswer, retries: Option<u32>) ->
         );
     }
     answer
+}
+
+/// Says how a request with an idempotency key can still be repeated, in place of a hint that it is not.
+pub(super) fn hint_at_replay(error: &mut Error, journal: Option<&Path>) {
+    let start = match error.kind {
+        Some(ErrorKind::HttpTimeout) => "`source.timeout` sets the limit; the",
+        Some(ErrorKind::HttpProtocol) => "complete lines were kept; the",
+        _ => "the",
+    };
+    let next = match journal {
+        Some(path) => format!("`token_service replay {}` repeats it", path.display()),
+        None => String::from("with `--journal FILE` a replay can repeat it"),
+    };
+    error.hint = Some(format!(
+        "{start} request may have been served: {next} with the same idempotency key"
+    ));
 }
 
 pub(super) fn wait_too_long(mut answer: SourceAnswer, wait: Duration) -> SourceAnswer {

@@ -14,7 +14,7 @@ use crate::error::escape::escape;
 use crate::error::exit::Exit;
 use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::LineParser;
-use crate::fetch::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
+use crate::fetch::{AnswerFuture, SourceAnswer, SourceKind, SourceRequest, TokenSource};
 use crate::pipeline::token::Page;
 
 /// Size of the read buffer, in bytes.
@@ -163,9 +163,9 @@ pub struct InputSource {
 }
 
 impl TokenSource for InputSource {
-    fn request(&self, count: u64) -> AnswerFuture<'_> {
+    fn request<'a>(&'a self, request: SourceRequest<'a>) -> AnswerFuture<'a> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.requests.send((count, reply));
+        let sent = self.requests.send((request.count, reply));
         Box::pin(async move {
             match (sent, answer.await) {
                 (Ok(()), Ok(answer)) => answer,
@@ -227,6 +227,7 @@ impl InputReader {
             surplus: 0,
             error,
             ended: has_ended,
+            is_incomplete: false,
         }
     }
 

@@ -43,6 +43,8 @@ pub struct RetryLimits {
     pub spent: u64,
     /// Time left until the run's deadline.
     pub time_left: Option<Duration>,
+    /// True if the request is safe to repeat although the error is not retryable.
+    pub is_repeatable: bool,
     /// How much longer this outage is waited out; `None` for another failure.
     pub patience_left: Option<Duration>,
 }
@@ -52,7 +54,7 @@ pub struct RetryLimits {
 /// `random` is between 0.0 and 1.0 (full jitter).
 pub fn decide(error: &Error, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
     let time_left = limits.time_left;
-    if !error.retryable {
+    if !error.retryable && !limits.is_repeatable {
         return RetryDecision::GiveUp;
     }
     let wait = match error.kind {
@@ -97,38 +99,22 @@ pub fn is_overload(error: &Error) -> bool {
     })
 }
 
-/// The pause before each new request to a source that refused some without `Retry-After`. It doubles
-/// with each refusal and shrinks with each answer, until the source accepts the rate.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
-    /// The pause.
-    pub pause: Duration,
+/// Returns true for the answer to a repeated request whose first one is still being served.
+pub fn is_in_progress(error: &Error) -> bool {
+    error.is_kind(|kind| matches!(kind, ErrorKind::HttpStatus { status: 409, .. }))
 }
 
-impl Pace {
-    const MIN: Duration = Duration::from_millis(50);
-    const MAX: Duration = Duration::from_secs(5);
-
-    /// Adapts the pause to the outcome of a request.
-    pub fn adapt(&mut self, error: Option<&Error>) {
-        self.pause = match error.map(|error| &error.kind) {
-            None if self.pause < Self::MIN / 2 => Duration::ZERO,
-            None => self.pause * 7 / 8,
-            Some(Some(ErrorKind::HttpStatus {
-                status: 429 | 503,
-                retry_after: None,
-            })) => (self.pause * 2).clamp(Self::MIN, Self::MAX),
-            Some(_) => self.pause,
-        };
-    }
+/// Returns true for a status of 500 and above that does not refuse the request.
+pub fn is_server_error(error: &Error) -> bool {
+    error.is_kind(|kind| matches!(kind, ErrorKind::HttpStatus { status: 500.., .. }))
+        && !is_overload(error)
 }
 
 /// Returns true if the source may have issued tokens that did not arrive.
 pub fn may_have_been_served(error: &Error) -> bool {
     match error.kind {
         Some(ErrorKind::HttpTimeout | ErrorKind::HttpProtocol) => true,
-        Some(ErrorKind::HttpStatus { status, .. }) => status >= 500 && status != 503,
-        _ => false,
+        _ => is_server_error(error),
     }
 }
 
@@ -159,6 +145,7 @@ mod tests {
             retries: Some(retries),
             spent: 0,
             time_left,
+            is_repeatable: false,
             patience_left: None,
         };
         super::decide(error, failures, &limits, random)
@@ -187,6 +174,7 @@ mod tests {
             retries: None,
             spent: 29,
             time_left: None,
+            is_repeatable: false,
             patience_left: None,
         };
         let error = status(503, None);
@@ -224,6 +212,7 @@ mod tests {
             retries: None,
             spent: 1000,
             time_left: None,
+            is_repeatable: false,
             patience_left: Some(Duration::from_secs(6)),
         };
         let error = status(503, None);
@@ -235,30 +224,5 @@ mod tests {
         limits.retries = None;
         limits.patience_left = Some(Duration::from_secs(4));
         assert_eq!(decide(&limits), RetryDecision::GiveUp);
-    }
-
-    #[test]
-    fn pace_slows_down_when_requests_are_refused_and_recovers() {
-        let mut pace = Pace::default();
-        pace.adapt(None);
-        assert_eq!(pace.pause, Duration::ZERO);
-        let refused = status(429, None);
-        pace.adapt(Some(&refused));
-        pace.adapt(Some(&refused));
-        assert_eq!(pace.pause, Pace::MIN * 2);
-        pace.adapt(Some(&status(503, Some(1))));
-        assert_eq!(
-            pace.pause,
-            Pace::MIN * 2,
-            "the source said how long to wait"
-        );
-        for _ in 0..20 {
-            pace.adapt(Some(&refused));
-        }
-        assert_eq!(pace.pause, Pace::MAX);
-        for _ in 0..100 {
-            pace.adapt(None);
-        }
-        assert_eq!(pace.pause, Duration::ZERO);
     }
 }

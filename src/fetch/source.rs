@@ -7,10 +7,24 @@ use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::LineParser;
 use crate::pipeline::token::Page;
 
+/// A request to a source.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceRequest<'a> {
+    /// The number of tokens.
+    pub count: u64,
+    /// The idempotency key: the source gives the same tokens for the same key and count.
+    pub key: Option<&'a str>,
+}
+
 /// A source of tokens.
 pub trait TokenSource: Send + Sync {
-    /// Requests `count` tokens, once.
-    fn request(&self, count: u64) -> AnswerFuture<'_>;
+    /// Sends a request, once.
+    fn request<'a>(&'a self, request: SourceRequest<'a>) -> AnswerFuture<'a>;
+
+    /// Returns true if its requests have an idempotency key.
+    fn sends_keys(&self) -> bool {
+        false
+    }
 
     /// Returns whether its requests are remote or local.
     fn kind(&self) -> SourceKind {
@@ -43,9 +57,20 @@ pub struct SourceAnswer {
     pub error: Option<Error>,
     /// True if the source has no more tokens.
     pub ended: bool,
+    /// True if the answer, or the end of it, did not arrive, so that the same request may get it.
+    pub is_incomplete: bool,
 }
 
 impl SourceAnswer {
+    /// Marks an answer that was lost, if the source may have sent it.
+    #[must_use]
+    pub fn incomplete(mut self) -> Self {
+        self.is_incomplete = self.error.as_ref().is_some_and(|error| {
+            error.is_kind(|kind| matches!(kind, ErrorKind::HttpTimeout | ErrorKind::HttpProtocol))
+        });
+        self
+    }
+
     /// Returns an answer without tokens that failed with `error`.
     pub fn failed(error: Error) -> Self {
         Self {
@@ -53,6 +78,7 @@ impl SourceAnswer {
             surplus: 0,
             error: Some(error),
             ended: false,
+            is_incomplete: false,
         }
     }
 
@@ -63,6 +89,7 @@ impl SourceAnswer {
             surplus: 0,
             error: None,
             ended: false,
+            is_incomplete: false,
         }
     }
 
@@ -78,7 +105,9 @@ impl SourceAnswer {
             surplus: lines.surplus,
             error,
             ended: false,
+            is_incomplete: false,
         }
+        .incomplete()
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::error::exit::{Cause, Exit};
 use crate::journal::checksum::{self, Checksum};
-use crate::journal::{JournalHeader, ReplayLine, VERSION};
+use crate::journal::{JournalHeader, ReplayLine, RequestLine, VERSION};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 
@@ -31,6 +31,16 @@ pub enum JournalLine {
     Received {
         /// Its tokens.
         received: Vec<String>,
+        /// The number of its request in the run, from 1; older journals lack it.
+        request: Option<u64>,
+        /// True if the source has more tokens for the request's idempotency key.
+        #[serde(default)]
+        partial: bool,
+    },
+    /// A request that is about to be sent with an idempotency key.
+    Request {
+        /// The request.
+        request: RequestLine,
     },
     /// The summary at the end.
     Summary {

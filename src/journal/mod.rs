@@ -7,6 +7,7 @@
 mod checksum;
 mod line;
 mod read;
+mod request;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -20,6 +21,8 @@ use crate::error::{Error, ErrorKind};
 use crate::journal::line::parse_line;
 pub use crate::journal::line::{JournalLine, ParsedRecord, SummaryRecord};
 pub use crate::journal::read::{JournalReader, ReadPurpose};
+use crate::journal::request::RequestEntry;
+pub use crate::journal::request::{ReceivedPage, RequestLine, UnansweredRequest};
 use crate::pipeline::token::{Page, Token};
 use crate::runtime::output_file::open_private;
 
@@ -199,31 +202,70 @@ impl Journal {
         File::open(folder)?.sync_all()
     }
 
-    /// Writes a page and waits until it is synced. Invalid tokens are omitted: they are never sent.
-    pub async fn received(&self, page: Page) -> Result<(), Error> {
-        if page.is_empty() {
+    /// Writes that a request is about to be sent with an idempotency key, and waits until it is synced.
+    pub async fn requested(&self, number: u64, size: u64, key: &str) -> Result<(), Error> {
+        let request = RequestLine {
+            number,
+            size,
+            key: key.to_owned(),
+        };
+        self.write_synced(move |journal| journal.write_line(&RequestEntry { request }))
+            .await
+    }
+
+    /// Writes a page, unless it is empty, and waits until it is synced. Invalid tokens are omitted: they
+    /// are never sent.
+    pub async fn received(&self, received: ReceivedPage) -> Result<(), Error> {
+        if received.page.is_empty() {
             return Ok(());
         }
+        self.write_synced(move |journal| journal.write_page(&received))
+            .await
+    }
+
+    /// Writes that no further token of a request is to be expected, and waits until it is synced.
+    pub async fn close_request(&self, number: u64) -> Result<(), Error> {
+        let closed = ReceivedPage {
+            page: Page::from_texts([]),
+            request: number,
+            is_partial: false,
+        };
+        self.write_synced(move |journal| journal.write_page(&closed))
+            .await
+    }
+
+    async fn write_synced(
+        &self,
+        write: impl FnOnce(&Self) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
         let journal = self.clone();
-        let written = tokio::task::spawn_blocking(move || journal.write_page(&page)).await;
-        match written {
+        match tokio::task::spawn_blocking(move || write(&journal)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.write_error(&error.to_string())),
             Err(error) => Err(self.write_error(&error.to_string())),
         }
     }
 
-    fn write_page(&self, page: &Page) -> io::Result<()> {
+    fn write_page(&self, received: &ReceivedPage) -> io::Result<()> {
         #[derive(Serialize)]
         struct JournalLine<'a> {
             received: Vec<&'a str>,
+            request: u64,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            partial: bool,
         }
-        let tokens: Vec<Token> = page
-            .iter()
-            .filter(|token| token.defect().is_none())
-            .collect();
-        let received = tokens.iter().map(Token::as_str).collect();
-        let line = line(&JournalLine { received })?;
+        let valid = received.page.iter();
+        let tokens: Vec<Token> = valid.filter(|token| token.defect().is_none()).collect();
+        self.write_line(&JournalLine {
+            received: tokens.iter().map(Token::as_str).collect(),
+            request: received.request,
+            partial: received.is_partial,
+        })
+    }
+
+    /// Writes and syncs a line.
+    fn write_line(&self, entry: &impl Serialize) -> io::Result<()> {
+        let line = line(entry)?;
         let mut lines = self.file();
         lines.write(&line)?;
         lines.sync()
@@ -376,13 +418,21 @@ mod tests {
         )
     }
 
+    fn page_of(page: Page) -> ReceivedPage {
+        ReceivedPage {
+            page,
+            request: 1,
+            is_partial: false,
+        }
+    }
+
     #[tokio::test]
     async fn journal_is_read_back_when_its_last_line_is_torn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let journal = Journal::begin(&path, &header()).unwrap();
         let page = Page::from_texts([("aa", None), ("b\"b", None)]);
-        journal.received(page).await.unwrap();
+        journal.received(page_of(page)).await.unwrap();
         assert!(Journal::begin(&path, &header()).is_err(), "it is in use");
         journal
             .append(b"{\"token\":\"aa\",\"status\":\"stored\"}\n{\"tok")
@@ -393,7 +443,7 @@ mod tests {
         let lines: Vec<JournalLine> = reader.by_ref().map(Result::unwrap).collect();
         assert!(matches!(&lines[0], JournalLine::Journal { journal } if *journal == header()));
         assert!(
-            matches!(&lines[1], JournalLine::Received { received } if *received == ["aa", "b\"b"])
+            matches!(&lines[1], JournalLine::Received { received, request: Some(1), .. } if *received == ["aa", "b\"b"])
         );
         assert!(matches!(&lines[2], JournalLine::Outcome(record) if record.status == "stored"));
         assert_eq!(lines.len(), 3);

@@ -183,7 +183,7 @@ impl JournalReader {
                 self.is_journal = true;
                 self.has_checksums |= journal.has_checksums();
             }
-            JournalLine::Received { received } => {
+            JournalLine::Received { received, .. } => {
                 self.pages.lines.push(self.number);
                 self.pages.tokens += received.len();
             }
@@ -212,13 +212,13 @@ impl JournalReader {
             return error;
         }
         let mut damaged = vec![self.number];
-        let mut may_be_left_out = is_page_or_outcome(&line.bytes);
+        let mut can_do_without = may_be_left_out(&line.bytes);
         while let Ok(Some(line)) = self.read_line() {
             match self.parse(&line.bytes) {
                 Ok(parsed) => self.count(&parsed),
                 Err(_) if self.may_be_torn(&line) => {}
                 Err(_) => {
-                    may_be_left_out &= is_page_or_outcome(&line.bytes);
+                    can_do_without &= may_be_left_out(&line.bytes);
                     damaged.push(self.number);
                 }
             }
@@ -233,7 +233,7 @@ impl JournalReader {
             1 => format!("1 page is whole, with {tokens}: {}", listed(lines)),
             count => format!("{count} pages are whole, with {tokens}: {}", listed(lines)),
         });
-        if !may_be_left_out || damaged.len() > MAX_LISTED {
+        if !can_do_without || damaged.len() > MAX_LISTED {
             return error.hint("nothing was changed: restore the file from a copy");
         }
         let path = self.path.display();
@@ -258,10 +258,12 @@ fn listed(lines: &[usize]) -> String {
     }
 }
 
-/// Returns true if a line looks like a page or an outcome, without which a replay is still right.
-fn is_page_or_outcome(line: &[u8]) -> bool {
+/// Returns true if a line looks like a request, a page or an outcome, without which a replay is still
+/// right.
+fn may_be_left_out(line: &[u8]) -> bool {
     let fields = checksum::without(line);
-    fields.starts_with(br#""received":"#) || fields.starts_with(br#""token":"#)
+    let starts: [&[u8]; 3] = [br#""request":"#, br#""received":"#, br#""token":"#];
+    starts.iter().any(|start| fields.starts_with(start))
 }
 
 impl Iterator for JournalReader {

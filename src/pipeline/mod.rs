@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod channel;
+pub mod concurrency;
 pub mod latency;
 pub mod numbers;
 pub mod token;

@@ -91,6 +91,36 @@ pub(crate) fn coarse_nanos() -> i64 {
         .wrapping_add(now.tv_nsec)
 }
 
+#[cfg(target_os = "linux")]
+mod options {
+    use nix::{libc, setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// The received bytes from which a socket counts as readable.
+        ReceiveThreshold,
+        SetOnly,
+        libc::SOL_SOCKET,
+        libc::SO_RCVLOWAT,
+        usize
+    );
+}
+
+/// Wakes the reader of a TCP connection only when this many bytes have arrived, at least 1, or when the
+/// connection ends. If they have arrived already, wakes it now.
+///
+/// # Errors
+/// If the system has no such threshold, as systems other than Linux.
+#[allow(unused_variables, reason = "only Linux has the option")]
+pub(crate) fn set_receive_threshold(stream: impl AsFd, bytes: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        nix::sys::socket::setsockopt(&stream, options::ReceiveThreshold, &bytes)?;
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Ends a TCP connection whose data stays unacknowledged for this long. Elsewhere than on Linux the
 /// keepalive probes alone detect a silent peer.
 #[allow(unused_variables, reason = "only Linux has the option")]

@@ -64,8 +64,11 @@ pub struct Script {
     ast: AST,
     scope: Scope<'static>,
     name: String,
+    /// True for the script of the program, which has no mistake and writes no file.
+    is_built_in: bool,
     texts: ScriptTexts,
-    symbols: Symbols,
+    /// The functions of the engine, collected when they are needed first.
+    symbols: OnceLock<Symbols>,
     max_memory: u64,
     /// Measures the memory once the script runs.
     memory: Option<Arc<MemoryMeter>>,
@@ -75,7 +78,9 @@ impl Script {
     /// Compiles the script in the file `path`, or the built-in script.
     pub fn load(path: Option<&Path>, settings: &ScriptSettings) -> Result<Self, Error> {
         let Some(path) = path else {
-            return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
+            let mut script = Self::compile(DEFAULT_NAME, DEFAULT, None, settings)?;
+            script.is_built_in = true;
+            return Ok(script);
         };
         let name = path.display().to_string();
         let text = texts::read(path).map_err(|error| unreadable(&name, &error))?;
@@ -141,11 +146,12 @@ impl Script {
         ast.set_source(name);
         texts.add_code(name, &ast);
         Ok(Self {
-            symbols: Symbols::of(&engine),
+            symbols: OnceLock::new(),
             engine,
             ast,
             scope,
             name: name.to_owned(),
+            is_built_in: false,
             texts,
             max_memory: settings.max_memory,
             memory: None,
@@ -157,14 +163,24 @@ impl Script {
         &self.name
     }
 
+    fn symbols(&self) -> &Symbols {
+        self.symbols.get_or_init(|| Symbols::of(&self.engine))
+    }
+
     /// Returns the errors that prevent a run: calls of functions that do not exist.
     pub fn check(&self) -> Vec<Error> {
-        lint::unknown_calls(&self.ast, &self.name, &self.symbols, &self.texts)
+        if self.is_built_in {
+            return Vec::new();
+        }
+        lint::unknown_calls(&self.ast, &self.name, self.symbols(), &self.texts)
     }
 
     /// Returns the error that prevents a run without `--out-dir`: a call that writes a file.
     pub fn first_file_write(&self) -> Option<Error> {
-        lint::first_file_write(&self.ast, &self.name, &self.symbols, &self.texts)
+        if self.is_built_in {
+            return None;
+        }
+        lint::first_file_write(&self.ast, &self.name, self.symbols(), &self.texts)
     }
 
     /// Runs the script with the primitives of `host`.
@@ -202,7 +218,7 @@ impl Script {
             .and_then(|()| stop.get().map_or(Ok(()), |stop| Err(stop.error())))
             .map_err(|error| {
                 // Errors quote values, which may contain tokens.
-                let failure = error::of_error(&error, &self.name, &self.texts, &self.symbols);
+                let failure = error::of_error(&error, &self.name, &self.texts, self.symbols());
                 let ledger = host.ledger();
                 failure.map_texts(|text| ledger.without_tokens(text))
             })

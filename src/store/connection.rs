@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::pipeline::token::{Detail, Token};
+use crate::store::connection_count::ConnectionCount;
 use crate::store::in_flight::InDoubtSet;
 
 /// A database to which connections can be made.
@@ -24,9 +25,9 @@ pub(super) trait Database: Send + Sync + Sized + 'static {
     /// `retryable` if waiting may help.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Error>> + Send;
 
-    /// Returns the most connections to use.
-    fn max_connections(&self) -> usize {
-        1
+    /// Returns how many connections to use.
+    fn connection_count(&self) -> ConnectionCount {
+        ConnectionCount::fixed(1)
     }
 
     /// Returns the longest wait for a reply; `None` if there is no limit.
@@ -68,9 +69,16 @@ pub(super) trait Connection: Send + Sync + Sized + 'static {
     /// What a look-up over another connection needs to know about this one.
     type Session: Send + Sync + 'static;
 
-    /// Returns the most INSERTs in flight, at least 1.
-    fn pipeline(&self) -> usize {
+    /// Returns the most INSERTs in flight, at least 1, if the run uses this many connections.
+    fn pipeline(&self, connections: usize) -> usize {
+        let _ = connections;
         1
+    }
+
+    /// Notes that `count` replies, at least 1, must arrive before the writer sends more. All of them are
+    /// outstanding.
+    fn await_replies(&self, count: usize) {
+        let _ = count;
     }
 
     /// Sends an INSERT of `token` when first polled; resolves when its transaction has ended.

@@ -11,6 +11,7 @@
 )]
 
 mod connection;
+mod connection_count;
 pub mod fake;
 pub mod identifier;
 mod in_flight;
@@ -51,8 +52,10 @@ pub struct StoreOptions {
     pub table: TableName,
     /// The column, quoted as an identifier in SQL.
     pub column: String,
-    /// Maximum number of connections, at least 1.
-    pub connections: usize,
+    /// Maximum number of connections, at least 1; `None` to find the best number while running.
+    pub connections: Option<usize>,
+    /// The number of processes that share the server, such as the shards of a run; 0 means 1.
+    pub processes: u64,
     /// Maximum number of inserts in flight per connection; `None` to adapt it to the round trip.
     pub pipeline: Option<usize>,
     /// Expected number of tokens; connections for them are opened in advance.
@@ -137,7 +140,8 @@ impl Store {
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
-        let queue = queue::Queue::new(options.connections, WAKE_INTERVAL, shutdown, clock);
+        let writers = options.connections.unwrap_or(connection_count::MOST);
+        let queue = queue::Queue::new(writers, WAKE_INTERVAL, shutdown, clock);
         let backend: Result<Box<dyn StoreBackend>, Error> = match &options.target {
             DatabaseTarget::Postgres(address) => postgres::open(address, &options, &queue)
                 .await
@@ -172,7 +176,7 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Self {
         // A wait for more outcomes would take real time.
-        let queue = queue::Queue::new(options.connections, Duration::ZERO, shutdown, clock);
+        let queue = queue::Queue::new(1, Duration::ZERO, shutdown, clock);
         let pool = fake::open(replies, options, &queue);
         Self::with_backend(queue, Box::new(pool), options)
     }

@@ -1,8 +1,8 @@
 //! Supervises a run's writers and their connections.
 //!
-//! One supervisor task adds writers while there is a backlog, and continues with fewer if the
-//! database has no free connection. A writer that loses its connection ends while others work. Only
-//! the supervisor reconnects, so a restarting server sees one client.
+//! One supervisor task adds writers while there is a backlog, finds their best number, and continues
+//! with fewer if the database has no free connection. A writer that loses its connection ends while
+//! others work. Only the supervisor reconnects, so a restarting server sees one client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use crate::pipeline::backoff::Backoff;
 use crate::pipeline::token::{Detail, Status};
 use crate::runtime;
 use crate::store::connection::Database;
+use crate::store::connection_count::{ConnectionCount, Window};
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
-use crate::store::shared::WriterShared;
+use crate::store::shared::{Crew, WriterShared};
 use crate::store::writer::{self, CloseReason, WriterStart};
 use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
@@ -104,6 +105,7 @@ impl<D: Database> Pool<D> {
             is_dry_run: options.dry_run,
             patience: options.patience,
             denials: AtomicU32::new(0),
+            crew: Crew::default(),
         });
         let (sender, ended) = oneshot::channel();
         let guard = EndGuard(Some(sender));
@@ -155,6 +157,9 @@ async fn supervise<D: Database>(
     let mut writers = JoinSet::new();
     let mut server_full_until = None;
     let mut orphans = SharedOrphans::default();
+    let mut count = shared.database.connection_count();
+    shared.crew.set_wanted(count.wanted());
+    let mut window = Window::begin(clock.now(), shared.crew.replies());
     writers.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // Connects ahead: to a distant server that takes as long as the source's first reply.
     grow(&shared, &mut writers, expected);
@@ -162,18 +167,29 @@ async fn supervise<D: Database>(
         tokio::select! {
             biased;
             () = queue.page_arrived() => {
-                if server_full_until.is_some_and(|until| clock.now() < until) {
-                    continue;
+                if server_full_until.is_none_or(|until| clock.now() >= until) {
+                    grow(&shared, &mut writers, queue.pending());
                 }
-                grow(&shared, &mut writers, queue.pending());
+            }
+            () = clock.sleep_until(window.end()), if count.is_searching() => {
+                let is_full = shared.crew.working() == count.wanted() && queue.pending() > 0;
+                if let Some(rate) = window.next(clock.now(), shared.crew.replies(), is_full)
+                    && choose(&mut count, &shared.crew, |count| count.record(rate))
+                {
+                    window.discard();
+                }
+                if server_full_until.is_none_or(|until| clock.now() >= until) {
+                    grow(&shared, &mut writers, queue.pending());
+                }
             }
             Some(end) = writers.join_next() => {
                 match end {
                     Ok(CloseReason::Lost(lost)) => orphans.add(*lost),
                     // A writer that panicked reported its tokens on unwinding.
-                    Err(_) => {}
+                    Ok(CloseReason::Surplus) | Err(_) => {}
                     Ok(CloseReason::Unconnected) => {
                         server_full_until = Some(clock.now() + FULL_SERVER_PAUSE);
+                        choose(&mut count, &shared.crew, |count| count.refuse(writers.len()));
                     }
                     Ok(CloseReason::Finished) => {
                         while let Some(end) = writers.join_next().await {
@@ -217,14 +233,36 @@ fn collect_finished<D: Database>(
     }
 }
 
+/// Changes the number of connections; returns true if it is another one.
+fn choose(
+    count: &mut ConnectionCount,
+    crew: &Crew,
+    change: impl FnOnce(&mut ConnectionCount),
+) -> bool {
+    let before = count.wanted();
+    change(count);
+    if count.wanted() != before {
+        tracing::debug!(
+            connections = count.wanted(),
+            "changing the number of connections"
+        );
+    }
+    crew.set_wanted(count.wanted());
+    count.wanted() != before
+}
+
+/// Returns how many connections a backlog justifies.
+pub(super) fn connections_for(backlog: usize, most: usize) -> usize {
+    (backlog / BACKLOG_PER_WRITER).clamp(1, most.max(1))
+}
+
 /// Starts writers until their number fits the backlog.
 fn grow<D: Database>(
     shared: &Arc<WriterShared<D>>,
     writers: &mut JoinSet<CloseReason<D>>,
     backlog: usize,
 ) {
-    let most = shared.database.max_connections().max(1);
-    let wanted = (backlog / BACKLOG_PER_WRITER).clamp(1, most);
+    let wanted = connections_for(backlog, shared.crew.wanted());
     while writers.len() < wanted {
         writers.spawn(writer::run(Arc::clone(shared), None));
     }
@@ -351,7 +389,7 @@ async fn reconnect<D: Database>(
 }
 
 /// Returns true if the database refused access or takes no writes.
-fn is_denied(error: &Error) -> bool {
+pub(super) fn is_denied(error: &Error) -> bool {
     matches!(error.kind, Some(ErrorKind::DbDenied { .. }))
 }
 

@@ -5,26 +5,34 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn, ready};
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio_util::sync::ReusableBoxFuture;
+
 /// A queue of outstanding replies.
-pub(super) struct PendingReplies<'a, T>(VecDeque<Pin<Box<dyn Future<Output = T> + Send + 'a>>>);
+pub(super) struct PendingReplies<'a, T> {
+    replies: VecDeque<ReusableBoxFuture<'a, T>>,
+    /// Replies that have arrived; their memory is used again, since a request's future is large.
+    spare: Vec<ReusableBoxFuture<'a, T>>,
+}
 
 impl<'a, T: Send + 'a> PendingReplies<'a, T> {
     /// Creates a queue with room for `count` replies.
     pub(super) fn with_capacity(count: usize) -> Self {
-        Self(VecDeque::with_capacity(count))
+        Self {
+            replies: VecDeque::with_capacity(count),
+            spare: Vec::with_capacity(count),
+        }
     }
 
     /// Returns the number of outstanding replies.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.replies.len()
     }
 
     /// Returns true if no reply is outstanding.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.replies.is_empty()
     }
 
     /// Sends a request by the first poll of `reply`, and queues the reply.
@@ -32,23 +40,35 @@ impl<'a, T: Send + 'a> PendingReplies<'a, T> {
     /// Returns the reply instead if it has arrived and is the first: a database that blocks has
     /// replied by then.
     pub(super) fn push(&mut self, reply: impl Future<Output = T> + Send + 'a) -> Option<T> {
-        let mut reply = Box::pin(reply);
+        let mut reply = match self.spare.pop() {
+            Some(mut spare) => {
+                spare.set(reply);
+                spare
+            }
+            None => ReusableBoxFuture::new(reply),
+        };
         // Only the first reply needs a waker.
-        let first = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        match first {
-            Poll::Pending => self.0.push_back(reply),
-            Poll::Ready(result) if self.0.is_empty() => return Some(result),
-            Poll::Ready(result) => self.0.push_back(Box::pin(ready(result))),
+        match reply.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => self.replies.push_back(reply),
+            Poll::Ready(result) if self.replies.is_empty() => {
+                self.spare.push(reply);
+                return Some(result);
+            }
+            Poll::Ready(result) => {
+                self.spare.push(reply);
+                self.replies
+                    .push_back(ReusableBoxFuture::new(ready(result)));
+            }
         }
         None
     }
 
     /// Waits for the first reply; for ever if none is outstanding. Cancel safe.
     pub(super) async fn next(&mut self) -> T {
-        poll_fn(|cx| match self.0.front_mut() {
+        poll_fn(|cx| match self.replies.front_mut() {
             Some(reply) => {
-                let result = ready!(reply.as_mut().poll(cx));
-                self.0.pop_front();
+                let result = ready!(reply.poll(cx));
+                self.spare.extend(self.replies.pop_front());
                 Poll::Ready(result)
             }
             None => Poll::Pending,
@@ -58,11 +78,10 @@ impl<'a, T: Send + 'a> PendingReplies<'a, T> {
 
     /// Returns the first reply if it has arrived.
     pub(super) fn try_next(&mut self) -> Option<T> {
-        let reply = self.0.front_mut()?;
-        let polled = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        match polled {
+        let reply = self.replies.front_mut()?;
+        match reply.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => {
-                self.0.pop_front();
+                self.spare.extend(self.replies.pop_front());
                 Some(result)
             }
             Poll::Pending => None,

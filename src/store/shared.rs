@@ -1,7 +1,7 @@
 //! The state that a store's supervisor and writers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::store::in_flight_log::InFlightLog;
@@ -17,6 +17,74 @@ pub(super) struct WriterShared<D> {
     pub(super) patience: Duration,
     /// The number of denied INSERTs since one was stored.
     pub(super) denials: AtomicU32,
+    /// The writers, for the supervisor that chooses their number.
+    pub(super) crew: Crew,
+}
+
+/// The writers that work, their number as it should be, and what they did.
+#[derive(Default)]
+pub(super) struct Crew {
+    /// The number of writers that have a connection and take new tokens.
+    working: AtomicUsize,
+    /// The number of connections to use now.
+    wanted: AtomicUsize,
+    /// The number of working writers that are to end.
+    surplus: AtomicUsize,
+    /// The number of INSERTs that were replied to.
+    replies: AtomicU64,
+}
+
+impl Crew {
+    /// Returns the number of writers that work.
+    pub(super) fn working(&self) -> usize {
+        self.working.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of connections to use now.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number of connections to use; writers beyond it end.
+    pub(super) fn set_wanted(&self, count: usize) {
+        self.wanted.store(count, Ordering::Relaxed);
+        let surplus = self.working().saturating_sub(count);
+        self.surplus.store(surplus, Ordering::Relaxed);
+    }
+
+    /// Returns the number of INSERTs that were replied to.
+    pub(super) fn replies(&self) -> u64 {
+        self.replies.load(Ordering::Relaxed)
+    }
+
+    /// Counts replies.
+    pub(super) fn add_replies(&self, count: u64) {
+        self.replies.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts a writer as working until the result is dropped.
+    pub(super) fn join(&self) -> CrewMember<'_> {
+        self.working.fetch_add(1, Ordering::Relaxed);
+        CrewMember(self)
+    }
+}
+
+/// A writer that works.
+pub(super) struct CrewMember<'a>(&'a Crew);
+
+impl CrewMember<'_> {
+    /// Returns true if this writer is to end, because fewer are wanted.
+    pub(super) fn is_surplus(&self) -> bool {
+        let (order, surplus) = (Ordering::Relaxed, &self.0.surplus);
+        let taken = surplus.fetch_update(order, order, |count| count.checked_sub(1));
+        taken.is_ok()
+    }
+}
+
+impl Drop for CrewMember<'_> {
+    fn drop(&mut self) {
+        self.0.working.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<D> WriterShared<D> {

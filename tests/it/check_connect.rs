@@ -45,7 +45,7 @@ fn notable_lines(run: &Run) -> String {
         "ok    scripts/default.rhai",
         "source    ok ",
         "commit    ok    synchronous_commit is on",
-        "limit     ok    16 connections of ",
+        "limit     ok    up to ",
     ];
     let lines = run.stdout.lines().chain(run.stderr.lines());
     let lines = lines.filter(|line| !USUAL.iter().any(|usual| line.starts_with(usual)));
@@ -65,7 +65,7 @@ fn check_changes_nothing_when_source_and_database_are_usable() {
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
+    limit     ok    up to [count] connections of [count] free
     --- stderr
     ");
     assert!(source.requests().is_empty(), "a token was requested");
@@ -100,7 +100,7 @@ fn source_fails_when_it_is_down() {
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
+    limit     ok    up to [count] connections of [count] free
     --- stderr
     error: the token source cannot be reached
       caused by: http://127.0.0.1:[port]/tokens: Connection refused (os error 111)

@@ -144,7 +144,7 @@ fn value_that_begins_with_a_dash_is_an_error_about_the_value() {
     error: --retries must be a whole number of at least 0, not `-1`
     hint: see `token_service --help`
 
-    error: --connections must be a whole number from 1 to 10000, not `-3`
+    error: --connections must be auto, or a whole number from 1 to 10000, not `-3`
     hint: see `token_service --help`
 
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `-json`

@@ -69,10 +69,15 @@ fn demo_source_is_refused_when_its_address_is_taken_or_invalid() {
 
 /// Sends a request, and returns its connection.
 fn send(url: &str, request: &str) -> TcpStream {
+    send_with_headers(url, request, "")
+}
+
+/// Sends a request with these header lines, and returns its connection.
+fn send_with_headers(url: &str, request: &str, headers: &str) -> TcpStream {
     let address = url.strip_prefix("http://").unwrap();
     let (address, _) = address.split_once('/').unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
-    let text = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let text = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(text.as_bytes()).unwrap();
     stream
 }
@@ -115,6 +120,29 @@ fn only_a_post_to_the_documented_path_issues_tokens() {
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(body.lines().count() > 300_000, "{}", body.lines().count());
     assert!(body.ends_with('\n'));
+}
+
+#[test]
+fn same_idempotency_key_gives_the_same_tokens() {
+    let (_source, url) = start_demo_source();
+    let answer = |size: u64, key: &str| {
+        let header = format!("Idempotency-Key: {key}\r\n");
+        let request = format!("POST /tokens?size={size}");
+        let mut text = String::new();
+        let mut stream = send_with_headers(&url, &request, &header);
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    };
+    let first = answer(1000, "a");
+    assert_eq!(first.0, "HTTP/1.1 200 OK");
+    assert_eq!(answer(1000, "a"), first);
+    assert_ne!(answer(1000, "b").1, first.1);
+    let (status, body) = answer(999, "a");
+    assert_eq!(status, "HTTP/1.1 422 Unprocessable Entity");
+    assert_eq!(body, "the idempotency key was used with another size\n");
+    let (status, _) = answer(5, &"a".repeat(256));
+    assert_eq!(status, "HTTP/1.1 400 Bad Request");
 }
 
 #[test]

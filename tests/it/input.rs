@@ -244,7 +244,10 @@ fn input_works_with_the_demo_and_a_journal() {
         "rejected  b-b  23514 secret_tokens_data_check\nstored    aa"
     );
     let journal = std::fs::read_to_string(run.path("run.journal")).unwrap();
-    assert!(journal.contains(r#""received":["aa","b-b"]}"#), "{journal}");
+    assert!(
+        journal.contains(r#""received":["aa","b-b"],"request":1}"#),
+        "{journal}"
+    );
 }
 
 #[test]

@@ -147,9 +147,9 @@ fn replay_reports_every_token_when_it_is_stopped_before_the_look_up() {
     let path = folder.path().join("journal");
     let drop = "ALTER TABLE secret_tokens DROP CONSTRAINT hold";
     database.client().batch_execute(drop).unwrap();
-    // Four answers set up the first connection. The look-up has its own connection.
+    // Five answers set up the first connection. The look-up has its own connection.
     let proxy = Proxy::to(database.port);
-    proxy.arm(Point::Ready(6), Fault::Partition, Scope::All);
+    proxy.arm(Point::Ready(7), Fault::Partition, Scope::All);
     let login = through(&database, &proxy);
     let running = replay(&path, &login).spawn();
     proxy.wait_for_injected(1);

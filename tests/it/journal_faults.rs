@@ -287,8 +287,8 @@ fn tokens_are_not_stored_when_the_journal_cannot_hold_them() {
     let command = Command::new()
         .source(&source)
         .database(&database)
-        .args(["1200", "--page-size", "400", "--journal", "journal"])
-        .args(["--report", "ndjson"]);
+        .args(["1200", "--page-size", "400", "--fetch-concurrency", "1"])
+        .args(["--journal", "journal", "--report", "ndjson"]);
     let run = run_with_file_limit(&command, 12);
     assert_eq!(run.status.code(), Some(5), "{}", text(&run.stderr));
     let report = Report::parse(&text(&run.stdout));

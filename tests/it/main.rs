@@ -18,12 +18,16 @@
 mod support;
 
 mod architecture;
+mod benchmarks;
 mod book;
 mod browser;
 mod check_and_api;
 mod check_connect;
 mod check_findings;
+mod concurrent_requests;
 mod configuration;
+mod connecting;
+mod connection_count;
 mod connections;
 mod csv_and_yaml;
 mod demo_source;
@@ -36,6 +40,7 @@ mod faults;
 mod hostile_scripts;
 mod hostile_source;
 mod html_report;
+mod idempotency;
 mod input;
 mod journal;
 mod journal_faults;

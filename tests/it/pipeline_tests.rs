@@ -168,7 +168,7 @@ fn case_result_equals_the_result_of_a_real_run() {
             .lines()
             .find(|line| line.contains(" requested, "));
         let summary = summary
-            .and_then(|line| line.split(" in 0.").next())
+            .and_then(|line| Some(line.rsplit_once(" in ")?.0))
             .unwrap_or_default();
         let yaml = format!(
             "- name: a

@@ -68,10 +68,12 @@ const RHAI: [&str; 34] = [
     "exit(3)",
     "import \"x\" as y; ",
 ];
-const NDJSON: [&str; 17] = [
+const NDJSON: [&str; 19] = [
     r#"{"journal":{"version":1,"run_id":"018f0000-0000-7000-8000-000000000000","horizon":7,"table":"t","column":"c","requested":5}}"#,
     r#"{"replay":{"run_id":"018f0000-0000-7000-8000-000000000001"}}"#,
     r#"{"received":["s3cret","b"]}"#,
+    r#"{"received":["s3cret"],"request":1,"partial":true}"#,
+    r#"{"request":{"number":1,"size":5,"key":"k"}}"#,
     r#"{"token":"s3cret","status":"stored"}"#,
     r#"{"token":"s3cret","status":"failed","attempts":1,"ms":1.5}"#,
     r#"{"token":"s3cret","status":"s3cret"}"#,

@@ -70,7 +70,8 @@ fn run_repeats_no_more_requests_than_its_budget() {
     }
     answers.push(busy());
     let source = Source::responding(answers);
-    let (run, report) = run(&source, "source: {retries: 1}", &["20", "--page-size", "1"]);
+    let config = "source: {retries: 1, concurrency: 1}";
+    let (run, report) = run(&source, config, &["20", "--page-size", "1"]);
     let run = run.expect_code(4);
     assert_eq!(report.count("received"), 10);
     let error = run.error();

@@ -200,7 +200,9 @@ fn authorization_file_is_read_for_each_request() {
     let secret = command.dir().join("secret");
     replace(&secret, "Bearer first\n");
     let command = command.env("TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE", "secret");
-    let running = command.args(["3", "--page-size", "1"]).spawn();
+    let running = command
+        .args(["3", "--page-size", "1", "--fetch-concurrency", "1"])
+        .spawn();
     source.wait_for(2);
     replace(&secret, "Bearer second\n");
     gate.open();

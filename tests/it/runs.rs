@@ -80,7 +80,8 @@ fn short_pages_are_topped_up_within_the_page_size() {
     ]);
     let database = Database::standard();
     let run = service(&source, &database)
-        .args(["25", "--page-size", "10", "--report", "ndjson"])
+        .args(["25", "--page-size", "10", "--fetch-concurrency", "1"])
+        .args(["--report", "ndjson"])
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);

@@ -167,6 +167,7 @@ fn breaker_opens_when_consecutive_pages_fail() {
             if breaker::is_open(state) { throw \"three pages in a row returned no tokens\"; }
         }";
     let run = database_command(1000, script, &source, &Database::standard())
+        .args(["--fetch-concurrency", "1"])
         .run()
         .expect_code(5);
     assert!(error_text(&run).contains("three pages in a row returned no tokens"));

@@ -58,7 +58,8 @@ fn each_request_has_a_connection_of_its_own() {
 fn connection_is_used_again_when_keep_alive_is_set() {
     let source = RawServer::start(|number, mut stream| answers_forever(&mut stream, number, ""));
     let (command, _database) = run_of(10, &source.url());
-    assert_complete(command.config("source: {keep_alive: 1m}").run(), 10);
+    let config = "source: {keep_alive: 1m, concurrency: 1}";
+    assert_complete(command.config(config).run(), 10);
     assert_eq!(source.connections(), 1);
 }
 

@@ -11,7 +11,7 @@ use crate::support::source::{Response, Source};
 use crate::support::tls_server::{
     CERTIFICATES, CLEARTEXT, NO_TLS, OPEN, PASSWORD, ROLE, TLS_ONLY, tls_server,
 };
-use crate::support::tls_terminator::start_tls_terminator;
+use crate::support::tls_terminator::{TlsStart, start_tls_terminator};
 
 const MODES: [&str; 6] = [
     "disable",
@@ -324,9 +324,12 @@ fn direct_tls_requires_the_alpn_protocol_of_postgresql() {
     let database = Database::standard();
     let certificates = Certificates::for_server(&["localhost"]);
     let (user, password, name) = (&database.user, &database.password, &database.name);
-    let run = |direct: bool, protocols: &[&str], source: &Source| {
-        let port = start_tls_terminator(database.port, &certificates, direct, protocols);
-        let negotiation = if direct { "direct" } else { "postgres" };
+    let run = |start: TlsStart, protocols: &[&str], source: &Source| {
+        let port = start_tls_terminator(database.port, &certificates, start, protocols);
+        let negotiation = match start {
+            TlsStart::Direct => "direct",
+            _ => "postgres",
+        };
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
              &sslrootcert=ca.pem&sslnegotiation={negotiation}"
@@ -338,13 +341,13 @@ fn direct_tls_requires_the_alpn_protocol_of_postgresql() {
         command.arg("1").run()
     };
     let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
-    run(true, &["postgresql"], &source).expect_code(0);
-    run(false, &[], &source).expect_code(0);
+    run(TlsStart::Direct, &["postgresql"], &source).expect_code(0);
+    run(TlsStart::Requested, &[], &source).expect_code(0);
     assert_eq!(database.rows(), ["aa", "bb"]);
 
     // Without ALPN this may be another service on that host.
     let source = Source::responding([]);
-    let refused = run(true, &[], &source).expect_code(5);
+    let refused = run(TlsStart::Direct, &[], &source).expect_code(5);
     shows!(refused.error(), @"
     error: the database cannot be reached over TLS
       caused by: localhost:[port]: the server did not agree on PostgreSQL's protocol (ALPN)
@@ -358,7 +361,7 @@ fn common_name_is_verified_when_the_certificate_has_no_alternative_name() {
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let run = |common: &str, source: &Source| {
         let certificates = Certificates::for_common_name(common);
-        let port = start_tls_terminator(database.port, &certificates, false, &[]);
+        let port = start_tls_terminator(database.port, &certificates, TlsStart::Requested, &[]);
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
              &sslrootcert=ca.pem"

@@ -27,6 +27,7 @@ pub mod terminal;
 pub mod time_limit;
 pub mod tls_server;
 pub mod tls_terminator;
+pub mod turns;
 pub mod verify;
 pub mod wire;
 

@@ -1,7 +1,7 @@
 //! Filters for snapshots: they replace what differs between runs, such as times, ports and folders.
 
 /// Patterns and their replacements; earlier ones are applied first.
-const FILTERS: [(&str, &str); 16] = [
+const FILTERS: [(&str, &str); 17] = [
     (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
         "[uuid]",
@@ -32,6 +32,10 @@ const FILTERS: [(&str, &str); 16] = [
     (r"\bPostgreSQL \d+\.\d+[^\n,;)]*", "PostgreSQL [version]"),
     (r"\bSQLite \d+\.\d+[\d.]*", "SQLite [version]"),
     (r"connected in \d+ ms", "connected in [ms] ms"),
+    (
+        r"\bup to \d+ connections of \d+ free\b",
+        "up to [count] connections of [count] free",
+    ),
     (r"\bof \d+ free\b", "of [count] free"),
     (
         r"\b\d{2,} free, and (.*) --connections \d+",

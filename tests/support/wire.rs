@@ -33,6 +33,11 @@ impl Framer {
         }
     }
 
+    /// Returns true until the startup message, after which every message begins with its type.
+    pub fn is_untyped(&self) -> bool {
+        !self.typed
+    }
+
     /// Adds received bytes, and returns the messages that are now complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.buffer.extend_from_slice(bytes);

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use rusqlite::Connection;
 
 use crate::environment::BenchEnvironment;
-use crate::measured_command::MeasuredCommand;
+use crate::measured_command::{MeasuredCommand, run_at_once};
 use crate::sql::{COUNT_TOKENS, CREATE_SQLITE_TABLE};
 use crate::statistics::Sample;
 use crate::token_source::{TokenKind, TokenSource};
@@ -21,8 +22,14 @@ pub struct TokenService {
     pub sqlite: Option<SqliteFile>,
     /// Fetch tokens of which the table rejects 28 %.
     pub some_rejected: bool,
-    /// `--connections`.
-    pub connections: Option<u32>,
+    /// A source of the section, instead of one of the environment.
+    pub source: Option<Arc<TokenSource>>,
+    /// `--page-size`. It is not part of the name.
+    pub page_size: Option<u64>,
+    /// More options with their values.
+    pub options: &'static [&'static str],
+    /// Run this number of processes at once, each with its part of the tokens.
+    pub shards: Option<u32>,
     /// The format of a report to a file. `None` means `text` on standard output.
     pub report: Option<&'static str>,
     /// Discard standard output.
@@ -50,13 +57,16 @@ impl TokenService {
         if self.some_rejected {
             name.push_str(", 28 % rejected");
         }
-        if let Some(connections) = self.connections {
-            let _ = write!(name, ", {connections} connections");
+        if !self.options.is_empty() {
+            let _ = write!(name, " {}", self.options.join(" "));
+        }
+        if let Some(shards) = self.shards {
+            let _ = write!(name, ", {shards} shards");
         }
         name
     }
 
-    /// Returns the command for `tokens` tokens.
+    /// Returns the command for `tokens` tokens. If there are several shards, it lacks `--shard`.
     pub fn command(&self, env: &BenchEnvironment, tokens: u64) -> MeasuredCommand {
         let mut login = env.login().clone();
         login.port = self.port.unwrap_or(login.port);
@@ -67,12 +77,13 @@ impl TokenService {
         let mut command = MeasuredCommand::new(env!("CARGO_BIN_EXE_token_service"))
             .env("TOKEN_HOST", self.source(env).url())
             .env("DATABASE_URL", database_url)
-            .arg(tokens.to_string());
+            .arg(tokens.to_string())
+            .args(self.options);
         if !self.discard_stdout {
             command = command.stdout(&env.scratch.on_disk("report"));
         }
-        if let Some(connections) = self.connections {
-            command = command.arg("--connections").arg(connections.to_string());
+        if let Some(page_size) = self.page_size {
+            command = command.arg("--page-size").arg(page_size.to_string());
         }
         if let Some(format) = self.report {
             let path = env.scratch.on_disk("report-file");
@@ -83,8 +94,25 @@ impl TokenService {
         command
     }
 
-    /// Creates the SQLite file with its table, if the run stores into one.
+    /// Returns the commands of all shards.
+    fn shard_commands(
+        &self,
+        env: &BenchEnvironment,
+        tokens: u64,
+        shards: u32,
+    ) -> Vec<MeasuredCommand> {
+        let command = |shard| {
+            self.command(env, tokens)
+                .arg("--shard")
+                .arg(format!("{shard}/{shards}"))
+                .stdout(&env.scratch.on_disk(&format!("report-{shard}")))
+        };
+        (0..shards).map(command).collect()
+    }
+
+    /// Resets the source of the section. If the run stores into an SQLite file, creates it.
     pub fn prepare(&self, env: &BenchEnvironment) -> Result<()> {
+        self.source(env).reset();
         if let Some(file) = self.sqlite {
             Connection::open(sqlite_path(env, file))?.execute_batch(CREATE_SQLITE_TABLE)?;
         }
@@ -94,7 +122,10 @@ impl TokenService {
     /// Stores the tokens and compares the table with the tokens that the source served.
     pub fn run(&self, env: &mut BenchEnvironment, tokens: u64) -> Result<Sample> {
         self.prepare(env)?;
-        let usage = self.command(env, tokens).run()?;
+        let usage = match self.shards {
+            Some(shards) => run_at_once(&self.shard_commands(env, tokens, shards))?,
+            None => self.command(env, tokens).run()?,
+        };
         let (served, rejected) = self.source(env).served();
         ensure!(
             served == tokens,
@@ -114,12 +145,13 @@ impl TokenService {
         Ok(Sample::from_usage(&usage, tokens))
     }
 
-    fn source<'a>(&self, env: &'a BenchEnvironment) -> &'a TokenSource {
-        env.source(if self.some_rejected {
+    fn source<'a>(&'a self, env: &'a BenchEnvironment) -> &'a TokenSource {
+        let kind = if self.some_rejected {
             TokenKind::SomeRejected
         } else {
             TokenKind::AllStored
-        })
+        };
+        self.source.as_deref().unwrap_or_else(|| env.source(kind))
     }
 }
 

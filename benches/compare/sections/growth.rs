@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use super::memory::constant_memory_goal;
 use crate::contender::Contender;
 use crate::contender::token_service::TokenService;
+use crate::documents::{Figure, Figures};
 use crate::environment::BenchEnvironment;
 use crate::format::{format_count, format_number};
 use crate::results::{BenchResults, Goal, RatioLimit};
@@ -74,8 +75,28 @@ pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
     Ok(BenchResults {
         goals: goals(&steps, startup)?,
         tables: vec![growth_table(&steps, startup, &omission)],
-        ..BenchResults::default()
+        figures: figures(&steps),
     })
+}
+
+fn figures(steps: &[GrowthStep]) -> Figures {
+    let long = || steps.iter().filter(|step| step.tokens >= BASE_TOKENS);
+    let format_peak = |step: &GrowthStep| format_number(step.peak().median, 1);
+    let peaks = long().map(|step| {
+        let (tokens, peak) = (format_count(step.tokens), format_peak(step));
+        format!("{peak} MiB for {tokens} tokens")
+    });
+    let cpu = MedianRange::of(long().map(|step| step.client_cpu().median));
+    let [min, max] = [cpu.min, cpu.max].map(|micros| format_number(micros, 1));
+    let mut figures = Figures::from([
+        (Figure::Peaks, peaks.collect::<Vec<_>>().join(", ")),
+        (Figure::LongRunCpu, format!("{min} to {max}")),
+    ]);
+    if let Some(step) = steps.last() {
+        let (tokens, peak) = (format_count(step.tokens), format_peak(step));
+        figures.insert(Figure::LargestRun, format!("{tokens} tokens: {peak}"));
+    }
+    figures
 }
 
 fn run(env: &mut BenchEnvironment, tokens: u64, rounds: usize) -> Result<ContenderSamples> {

@@ -12,7 +12,7 @@ use crate::format::{format_count, format_number};
 use crate::measured_command::MeasuredCommand;
 use crate::results::{BenchResults, Goal, GoalResult};
 use crate::rounds::run_rounds;
-use crate::statistics::{MedianRange, Sample};
+use crate::statistics::{ContenderSamples, MedianRange, Sample};
 use crate::table::Table;
 
 /// The report formats. `None` is the default report, `text` on standard output.
@@ -105,4 +105,19 @@ pub fn constant_memory_goal(
         ratio: format_number(ratio, 2),
         result: GoalResult::from_reached(max_peak <= MAX_PEAK && ratio <= MAX_RATIO),
     }
+}
+
+/// Creates the goal that the peak memory of all these runs is small.
+pub fn peak_goal<'a>(
+    variant: &str,
+    results: impl IntoIterator<Item = &'a ContenderSamples>,
+) -> Goal {
+    let samples = results.into_iter().flat_map(|result| &result.samples);
+    let peak = MedianRange::of(samples.map(|sample| sample.peak_mib));
+    Goal::figure(
+        format!("peak memory: {variant}"),
+        &format!("≤ {MAX_PEAK} MiB"),
+        format!("{} MiB", peak.format(1)),
+        peak.max <= MAX_PEAK,
+    )
 }

@@ -8,26 +8,30 @@ use crate::results::BenchResults;
 
 mod comparison;
 mod growth;
-mod latency;
 mod local;
 mod memory;
 mod one;
+mod rate_limit;
 mod remote;
 mod script;
 mod size;
+mod slow_source;
 mod small;
 mod start;
+mod sweep;
 
 /// Measures a section.
 type MeasureFn = fn(&mut BenchEnvironment) -> Result<BenchResults>;
 
 /// All sections in the order of the report.
-pub const ALL: [(BenchSection, MeasureFn); 10] = [
+pub const ALL: [(BenchSection, MeasureFn); 12] = [
     (BenchSection::Local, local::measure),
     (BenchSection::Small, small::measure),
     (BenchSection::One, one::measure),
     (BenchSection::Remote, remote::measure),
-    (BenchSection::Latency, latency::measure),
+    (BenchSection::Sweep, sweep::measure),
+    (BenchSection::SlowSource, slow_source::measure),
+    (BenchSection::RateLimit, rate_limit::measure),
     (BenchSection::Growth, growth::measure),
     (BenchSection::Memory, memory::measure),
     (BenchSection::Script, script::measure),

@@ -8,6 +8,7 @@ use super::comparison::{comparison_table, format_throughput};
 use crate::contender::Contender;
 use crate::contender::token_service::TokenService;
 use crate::delay::Delay;
+use crate::documents::{Figure, Figures};
 use crate::environment::BenchEnvironment;
 use crate::format::format_count;
 use crate::results::{BenchResults, Goal, RatioLimit};
@@ -31,7 +32,7 @@ pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
     let round_trip = measure_round_trip(env, proxy.port)?;
     let token_service = TokenService {
         port: Some(proxy.port),
-        connections: Some(CONNECTIONS),
+        options: &["--connections", "8"],
         ..TokenService::default()
     };
     let contenders = [
@@ -53,7 +54,7 @@ pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
     let goals = vec![
         Goal::ratio(
             work.clone(),
-            RatioLimit::AtLeast(25.0, "pgbench with 8 clients"),
+            RatioLimit::AtLeast(35.0, "pgbench with 8 clients"),
             [format_throughput(token_service), format_throughput(pgbench)],
             token_service.ratio(pgbench, Sample::tokens_per_second),
         ),
@@ -76,7 +77,10 @@ pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
     Ok(BenchResults {
         goals,
         tables: vec![comparison_table(title, &note, &results, 0)],
-        ..BenchResults::default()
+        figures: Figures::from([
+            (Figure::Remote, token_service.format_rate()),
+            (Figure::RemotePgbench, pgbench.format_rate()),
+        ]),
     })
 }
 

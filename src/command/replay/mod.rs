@@ -4,6 +4,7 @@
 //! replay is idempotent.
 
 mod state;
+mod unanswered;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -70,6 +71,7 @@ async fn settle(
 ) -> Result<Conclusion, Error> {
     let mut inputs = vec![("replayed file", state.path().display().to_string())];
     inputs.extend(database_inputs(&settings));
+    let fetcher = unanswered::fetcher(&settings, &state, &shutdown, &run_context).await?;
     let mut options = settings.store;
     // The session has the id of the replayed run, so that a killed replay can be replayed.
     options.session = state
@@ -89,18 +91,23 @@ async fn settle(
         let _ = ledger.settle(&outcome, None);
     }
     // Only now, because the journal already has the outcomes above.
-    if let Some(journal) = state.continue_journal(&run_context.run_id.to_string()) {
+    let journal = state.continue_journal(&run_context.run_id.to_string());
+    let repeated = unanswered::repeat(&state, fetcher, journal.as_ref(), &shutdown).await;
+    if let Some(journal) = journal {
         ledger.reports().add_journal(journal);
     }
-    let missing = settle_found(&state, &values, found.as_ref(), &mut ledger);
+    let mut missing = settle_found(&state, &values, found.as_ref(), &mut ledger);
+    missing.extend(repeated.tokens);
     let total = ledger.numbers().total() + missing.len() as u64;
     let glance = |ledger: &Ledger| {
         display.update(Some(total), || Some(ledger.numbers()), || store.waits_for());
     };
     let error = store_tokens(&store, missing, &mut ledger, glance).await;
+    let error = error.or(repeated.error);
     store.close().await;
     Ok(conclude(
         &state,
+        &repeated.numbers,
         &shutdown,
         &run_context,
         &mut ledger,
@@ -203,18 +210,23 @@ async fn store_tokens(
 
 fn conclude(
     state: &ReplayState,
+    repeated: &Numbers,
     shutdown: &Shutdown,
     run_context: &RunContext,
     ledger: &mut Ledger,
     error: Option<Error>,
     fail_on: &[Condition],
 ) -> Conclusion {
-    let received = state.received();
+    let received = state.received() + repeated.received;
     let error = error.or_else(|| ledger.error().cloned());
     let totals = RunTotals {
         numbers: Numbers {
             requested: state.requested.unwrap_or(received),
             received,
+            requests: repeated.requests,
+            surplus: repeated.surplus,
+            issued_unseen: repeated.issued_unseen,
+            repeated: repeated.repeated,
             ..ledger.numbers()
         },
         cause: shutdown.cause(),

@@ -1,6 +1,6 @@
 //! The state of a run as its journal or report records it, including earlier replays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use uuid::Uuid;
@@ -8,7 +8,9 @@ use uuid::Uuid;
 use crate::config::RunSettings;
 use crate::error::Error;
 use crate::error::exit::Exit;
-use crate::journal::{Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose};
+use crate::journal::{
+    Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose, RequestLine, UnansweredRequest,
+};
 use crate::pipeline::token::Status;
 use crate::store::identifier::TableName;
 
@@ -82,6 +84,8 @@ pub(crate) struct ReplayState {
     table: Option<(String, String)>,
     /// SIZE, if the file has it.
     pub requested: Option<u64>,
+    /// The requests with an idempotency key that have no complete answer, by number.
+    pub unanswered: BTreeMap<u64, UnansweredRequest>,
     /// The records of stored and rejected tokens.
     pub settled: Vec<ParsedRecord>,
     /// The tokens by value.
@@ -105,6 +109,7 @@ impl ReplayState {
             horizon: None,
             table: None,
             requested: None,
+            unanswered: BTreeMap::new(),
             settled: Vec::new(),
             counts: HashMap::new(),
             is_closed: false,
@@ -130,7 +135,7 @@ impl ReplayState {
             state.is_closed = false;
             tracing::warn!("the last line is incomplete after a crash and is ignored");
         }
-        if state.counts.is_empty() {
+        if state.counts.is_empty() && state.unanswered.is_empty() {
             tracing::warn!("nothing to replay: the file has no tokens");
         }
         // Kept open to hold the lock, so that no other replay uses the file.
@@ -151,7 +156,11 @@ impl ReplayState {
                     "the header of a journal follows a report",
                 ));
             }
-            JournalLine::Received { .. } | JournalLine::Replay { .. } if !is_journal => {
+            JournalLine::Received { .. }
+            | JournalLine::Request { .. }
+            | JournalLine::Replay { .. }
+                if !is_journal =>
+            {
                 return Err("the header of the journal is missing".into());
             }
             JournalLine::Replay { .. } => {}
@@ -183,7 +192,27 @@ impl ReplayState {
                 self.origin.get_or_insert(origin);
                 self.requested = Some(summary.numbers.requested);
             }
-            JournalLine::Received { received } => {
+            JournalLine::Request { request } => {
+                let RequestLine { number, size, key } = request;
+                let request = UnansweredRequest {
+                    number,
+                    size,
+                    key,
+                    received: Vec::new(),
+                };
+                self.unanswered.insert(number, request);
+            }
+            JournalLine::Received {
+                received,
+                request,
+                partial,
+            } => {
+                let request = request.unwrap_or_default();
+                if !partial {
+                    self.unanswered.remove(&request);
+                } else if let Some(request) = self.unanswered.get_mut(&request) {
+                    request.received.extend(received.iter().cloned());
+                }
                 for token in received {
                     self.counts.entry(token).or_default().received += 1;
                 }
@@ -239,7 +268,7 @@ impl ReplayState {
     /// Returns `None` if the file is not a journal or has no open tokens. If the journal cannot be
     /// written, logs a warning and returns `None`.
     pub fn continue_journal(&mut self, run_id: &str) -> Option<Journal> {
-        if self.table.is_none() || self.is_closed {
+        if self.table.is_none() || self.is_closed && self.unanswered.is_empty() {
             return None;
         }
         let error = match self.reader.as_mut()?.resume(run_id) {
@@ -314,19 +343,28 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::journal::JournalHeader;
+    use crate::journal::{JournalHeader, ReceivedPage};
     use crate::pipeline::token::Page;
 
     const RUN: &str = "018f0000-0000-7000-8000-000000000000";
 
-    /// Writes a journal of two pages, and returns its bytes after each step.
+    /// Writes a journal of two pages, the second one of a request with a key, and returns its bytes after
+    /// each step.
     async fn written_journal(path: &Path) -> Vec<Vec<u8>> {
         let header = JournalHeader::new(RUN.into(), Some(7), "secret_tokens".into(), "data".into());
         let journal = Journal::begin(path, &header.with_requested(Some(3))).unwrap();
         let mut stages = vec![std::fs::read(path).unwrap()];
-        for tokens in [&["aa", "J*:"][..], &["cc"]] {
-            let page = Page::from_texts(tokens.iter().map(|token| (*token, None)));
-            journal.received(page).await.unwrap();
+        for (number, tokens) in [(1, &["aa", "J*:"][..]), (2, &["cc"])] {
+            if number == 2 {
+                journal.requested(2, 5, "key-2").await.unwrap();
+                stages.push(std::fs::read(path).unwrap());
+            }
+            let received = ReceivedPage {
+                page: Page::from_texts(tokens.iter().map(|token| (*token, None))),
+                request: number,
+                is_partial: number == 2,
+            };
+            journal.received(received).await.unwrap();
             stages.push(std::fs::read(path).unwrap());
         }
         let outcomes = [
@@ -356,11 +394,12 @@ mod tests {
             horizon,
             table,
             requested,
+            unanswered,
             settled,
             ..
         } = &state;
         Ok(format!(
-            "{run_id:?} {origin:?} {horizon:?} {table:?} {requested:?} {counts:?} {settled:?}"
+            "{run_id:?} {origin:?} {horizon:?} {table:?} {requested:?} {unanswered:?} {counts:?} {settled:?}"
         ))
     }
 
@@ -371,7 +410,7 @@ mod tests {
         let header = JournalHeader::new(RUN.into(), None, "t".into(), "c".into());
         let stages = written_journal(&path).await;
         // The header alone, after a crash, and the whole journal.
-        for bytes in [&stages[0], &stages[3], &stages[6]] {
+        for bytes in [&stages[0], &stages[4], &stages[7]] {
             assert!(bytes.ends_with(b"\n"));
             replayed(bytes).unwrap();
             for position in 0..bytes.len() * 8 {
@@ -415,7 +454,7 @@ mod tests {
         insta::assert_snapshot!(replayed(&flipped).unwrap_err().render(false), @"
         error: FILE cannot be replayed
           caused by: FILE:2:1: the line does not match its checksum, so it was changed after it was written
-          caused by: 1 page is whole, with 1 token: line 3
+          caused by: 1 page is whole, with 1 token: line 4
         hint: nothing was changed: restore the file from a copy; without one, `sed '2d' FILE > rest.journal` leaves out line 2, and a replay of rest.journal settles all other tokens
         ");
         // The way out works.
@@ -428,7 +467,7 @@ mod tests {
         insta::assert_snapshot!(replayed(&flipped).unwrap_err().render(false), @"
         error: FILE cannot be replayed
           caused by: FILE:1:1: the line does not match its checksum, so it was changed after it was written
-          caused by: 2 pages are whole, with 3 tokens: lines 2, 3
+          caused by: 2 pages are whole, with 3 tokens: lines 2, 4
         hint: nothing was changed: restore the file from a copy
         ");
     }

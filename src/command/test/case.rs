@@ -20,6 +20,8 @@ pub(crate) struct TestCase {
     pub skip: Option<String>,
     /// The run's settings.
     pub settings: RunSettings,
+    /// The number of requests that may be under way at a time.
+    pub concurrency: usize,
     /// The responses of the source, in order.
     pub entries: Vec<FakeAnswer>,
     /// The replies of the database.

@@ -11,7 +11,7 @@ use crate::command::test::virtual_clock::VirtualClock;
 use crate::error::exit::Cause;
 use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::LineParser;
-use crate::fetch::{AnswerFuture, SourceAnswer, TokenSource, error};
+use crate::fetch::{AnswerFuture, SourceAnswer, SourceRequest, TokenSource, error};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 
@@ -85,6 +85,8 @@ pub struct FakeSource {
     pub timeout: Duration,
     /// `source.max_token`.
     pub max_token: usize,
+    /// True if `source.idempotency_header` is set.
+    pub sends_keys: bool,
     /// The virtual clock.
     pub clock: VirtualClock,
     /// The shutdown handle of the run.
@@ -92,7 +94,8 @@ pub struct FakeSource {
 }
 
 impl TokenSource for FakeSource {
-    fn request(&self, count: u64) -> AnswerFuture<'_> {
+    fn request<'a>(&'a self, request: SourceRequest<'a>) -> AnswerFuture<'a> {
+        let count = request.count;
         Box::pin(async move {
             let number = {
                 let mut requested = self
@@ -110,6 +113,10 @@ impl TokenSource for FakeSource {
             }
             answer
         })
+    }
+
+    fn sends_keys(&self) -> bool {
+        self.sends_keys
     }
 }
 
@@ -133,7 +140,9 @@ impl FakeSource {
         };
         self.clock.sleep_until(self.clock.now() + duration).await;
         match &entry.answer {
-            _ if is_late => SourceAnswer::failed(error::timed_out(ADDRESS, self.timeout)),
+            _ if is_late => {
+                SourceAnswer::failed(error::timed_out(ADDRESS, self.timeout)).incomplete()
+            }
             FakeResponse::Refused => SourceAnswer::failed(error::unreachable(ADDRESS)),
             FakeResponse::Status(status, retry_after) => {
                 SourceAnswer::failed(error::status(ADDRESS, *status, *retry_after))

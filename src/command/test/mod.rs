@@ -15,7 +15,7 @@ mod runner;
 mod schema;
 mod test_file;
 mod update;
-mod virtual_clock;
+pub(crate) mod virtual_clock;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

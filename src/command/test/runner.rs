@@ -19,11 +19,12 @@ use crate::command::test::case::{SignalTime, TestCase};
 use crate::command::test::fake_source::{self, Interruption, RequestedSizes};
 use crate::command::test::virtual_clock::{Overrun, VirtualClock};
 use crate::error::exit::Cause;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, RequestSettings};
 use crate::observe::logging;
 use crate::observe::otel::Tracer;
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
+use crate::pipeline::concurrency::Concurrency;
 use crate::pipeline::numbers::Numbers;
 use crate::report::conclusion::Conclusion;
 use crate::report::ledger::Ledger;
@@ -190,6 +191,7 @@ impl CaseEnvironment {
             requested: Arc::clone(&self.requested),
             timeout: limits.timeout,
             max_token: limits.max_token,
+            sends_keys: settings.requests.idempotency_header.is_some(),
             clock: self.clock.clone(),
             shutdown: shutdown.clone(),
         };
@@ -197,13 +199,18 @@ impl CaseEnvironment {
             .deadline
             .map(|deadline| run_context.instant + deadline);
         let clock = &run_context.clock;
-        let fetcher = Fetcher::new(
+        let mut fetcher = Fetcher::new(
             Box::new(source),
             limits,
             shutdown.clone(),
             Arc::clone(clock),
             deadline,
         );
+        fetcher.set_requests(&RequestSettings {
+            concurrency: Concurrency::Fixed(case.concurrency),
+            ..settings.requests.clone()
+        });
+        fetcher.deliver_in_order();
         let script = case.store.clone();
         let store =
             Store::with_fake_replies(script, &settings.store, shutdown.clone(), Arc::clone(clock));

@@ -16,6 +16,7 @@ use crate::command::test::fake_source::{BodyEnd, FakeAnswer, FakeResponse};
 use crate::config::test_case::{self, QUOTED};
 use crate::config::yaml::{Field, Mapping, YamlContent};
 use crate::error::exit::Cause;
+use crate::pipeline::concurrency::MAX_CONCURRENCY;
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::Status;
 use crate::report::{FORMATS, ReportFormat};
@@ -47,6 +48,7 @@ pub(crate) fn case(
     let name = keys.get("name").map(|name| text(&name));
     let skip = keys.get("skip").and_then(|skip| text(&skip));
     let settings = test_case::read(&mut keys, script_path);
+    let concurrency = parsed(&mut keys, "concurrency", requests_at_a_time);
     let mut generated = 0;
     let entries = items(keys.get("source"));
     let entries = entries
@@ -71,6 +73,7 @@ pub(crate) fn case(
         name,
         skip,
         settings,
+        concurrency: concurrency.unwrap_or(1),
         entries,
         store,
         signals,
@@ -91,6 +94,17 @@ fn report_empty(keys: &Mapping) {
 
 fn text(field: &Field) -> Option<String> {
     field.text("must be text")
+}
+
+/// Parses the number of requests that may be under way at a time. It is not found out while a case runs,
+/// so that the case is the same on every machine.
+fn requests_at_a_time(text: &str) -> ParseResult<usize> {
+    match text.parse() {
+        Ok(count @ 1..=MAX_CONCURRENCY) => Ok(count),
+        _ => Err(format!(
+            "must be a whole number from 1 to {MAX_CONCURRENCY}"
+        )),
+    }
 }
 
 fn items(field: Option<Field>) -> Vec<Field> {

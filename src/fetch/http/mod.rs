@@ -1,6 +1,7 @@
 //! Sends one request to the token source, `POST url?size=N`, and reads its answer in chunks up to a
 //! limit. The only module of `fetch` that uses reqwest.
 
+mod content;
 mod failure;
 pub mod probe;
 mod tls;
@@ -9,23 +10,28 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
 
 use crate::error::escape::replace_secret;
 use crate::error::{Error, ErrorKind, chain};
+use crate::fetch::http::content::{charset, content_encoding, is_latin_1, unexpected_content_type};
 use crate::fetch::http::failure::Progress;
 use crate::fetch::http::tls::ClientIdentity;
 pub use crate::fetch::http::tls::SourceTls;
 use crate::fetch::lines::LineParser;
 use crate::fetch::source::not_a_token_list;
-use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
+use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, SourceRequest, TokenSource, error};
 use crate::observe::otel::Tracer;
 use crate::runtime::http_client::{self, retry_after};
 use crate::runtime::proxy::{Proxy, ProxyVariables};
 use crate::runtime::secret::{Secret, SecretFileError};
 use crate::runtime::url::display_url;
+
+/// A body with more bytes is read by one request at a time.
+const LARGE_BODY: u64 = 2 << 20;
 
 /// The address of an HTTP source and the headers of its requests; validated.
 #[derive(Clone)]
@@ -88,6 +94,10 @@ pub struct HttpSource {
     proxy: Option<Proxy>,
     identity: ClientIdentity,
     tracer: Tracer,
+    /// The header of a request's idempotency key.
+    idempotency_header: Option<HeaderName>,
+    /// Held by the request that reads a large body, so that memory holds one.
+    large_body: Mutex<()>,
 }
 
 impl HttpSource {
@@ -121,6 +131,8 @@ impl HttpSource {
             proxy: endpoint.proxy(),
             identity,
             tracer: Tracer::default(),
+            idempotency_header: None,
+            large_body: Mutex::default(),
         })
     }
 
@@ -129,12 +141,19 @@ impl HttpSource {
         self.tracer = tracer;
     }
 
+    /// Sends the idempotency key of each request in the header `name`.
+    pub fn set_idempotency_header(&mut self, name: &str) -> Result<(), Error> {
+        self.idempotency_header = Some(header(name, "")?.0);
+        Ok(())
+    }
+
     /// Returns the source's address without query and credentials.
     pub fn address(&self) -> String {
         display_url(&self.url)
     }
 
-    async fn post(&self, count: u64) -> SourceAnswer {
+    async fn post(&self, request: SourceRequest<'_>) -> SourceAnswer {
+        let SourceRequest { count, key } = request;
         let file_headers = match self.read_file_headers() {
             Ok(headers) => headers,
             Err(failure) => return SourceAnswer::failed(failure),
@@ -144,7 +163,10 @@ impl HttpSource {
             .client_span("POST", || self.span_attributes(count));
         let request = self.client.post(self.url_with_size(count)).body("{}");
         let mut request = request.headers(file_headers.clone());
-        self.identity.reset();
+        if let (Some(name), Some(key)) = (&self.idempotency_header, key) {
+            request = request.header(name, key);
+        }
+        let _under_way = self.identity.begin();
         for (name, value) in span.headers() {
             request = request.header(name, value);
         }
@@ -159,7 +181,9 @@ impl HttpSource {
                     _ => SourceAnswer::failed(self.status_error(&response, &file_headers)),
                 }
             }
-            Err(error) => SourceAnswer::failed(self.transport_error(error, Progress::Sent)),
+            Err(error) => {
+                SourceAnswer::failed(self.transport_error(error, Progress::Sent)).incomplete()
+            }
         };
         answer.error = answer.error.map(|error| self.redact(error));
         let received = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
@@ -229,6 +253,8 @@ impl HttpSource {
             .detecting_json()
             .decoding_latin_1(charset(response.headers()).is_some_and(|name| is_latin_1(&name)));
         let mut read = 0_u64;
+        let mut turn = None;
+        let mut is_lost = false;
         let failure = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
@@ -239,13 +265,21 @@ impl HttpSource {
                             "`source.max_body` sets the limit; a smaller `--page-size` makes answers smaller",
                         ));
                     }
+                    if read > LARGE_BODY && turn.is_none() {
+                        turn = Some(self.large_body.lock().await);
+                    }
                     parser.feed(&chunk);
                 }
                 Ok(None) => break None,
-                Err(error) => break Some(self.transport_error(error, Progress::Answered)),
+                Err(error) => {
+                    is_lost = true;
+                    break Some(self.transport_error(error, Progress::Answered));
+                }
             }
         };
-        SourceAnswer::from_lines(parser, failure, &self.address())
+        let mut answer = SourceAnswer::from_lines(parser, failure, &self.address());
+        answer.is_incomplete &= is_lost;
+        answer
     }
 
     /// Returns the error of an answer whose status is not 200; `sent` are the headers from files.
@@ -341,8 +375,12 @@ fn unreadable(name: &str, error: &SecretFileError) -> Error {
 }
 
 impl TokenSource for HttpSource {
-    fn request(&self, count: u64) -> AnswerFuture<'_> {
-        Box::pin(self.post(count))
+    fn request<'a>(&'a self, request: SourceRequest<'a>) -> AnswerFuture<'a> {
+        Box::pin(self.post(request))
+    }
+
+    fn sends_keys(&self) -> bool {
+        self.idempotency_header.is_some()
     }
 }
 
@@ -362,98 +400,4 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let mut parsed = HeaderValue::from_str(value).map_err(|_| bad("value"))?;
     parsed.set_sensitive(true);
     Ok((parsed_name, parsed))
-}
-
-/// Returns the content type if it is not plain text in a known encoding.
-fn unexpected_content_type(headers: &HeaderMap) -> Option<String> {
-    let value = content_type(headers)?;
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    let is_plain = matches!(essence, "" | "text/plain" | "application/octet-stream");
-    // Truncated for the message: the source could send a megabyte.
-    let shown = |text: &str| -> String { text.escape_default().take(80).collect() };
-    if !is_plain {
-        return Some(shown(essence));
-    }
-    let charset = charset(headers)?;
-    let is_known = matches!(
-        charset.as_str(),
-        "" | "utf-8" | "utf8" | "us-ascii" | "ascii"
-    ) || is_latin_1(&charset);
-    (!is_known).then(|| format!("text in the encoding {}", shown(&charset)))
-}
-
-/// Returns the content type in lower case.
-fn content_type(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(CONTENT_TYPE)?;
-    Some(String::from_utf8_lossy(value.as_bytes()).to_lowercase())
-}
-
-/// Returns the encoding that the content type declares, in lower case.
-fn charset(headers: &HeaderMap) -> Option<String> {
-    let value = content_type(headers)?;
-    let mut parameters = value.split(';').skip(1);
-    parameters.find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        (name.trim() == "charset").then(|| value.trim().trim_matches(['"', '\'']).to_owned())
-    })
-}
-
-/// Returns true for ISO 8859-1, which some application servers declare by default.
-fn is_latin_1(charset: &str) -> bool {
-    matches!(
-        charset,
-        "iso-8859-1" | "iso_8859-1" | "iso8859-1" | "latin1" | "l1"
-    )
-}
-
-/// Returns the content coding, if any. Nothing is decompressed: a small body could expand to a huge
-/// one.
-fn content_encoding(headers: &HeaderMap) -> Option<String> {
-    let codings = headers.get_all(CONTENT_ENCODING).into_iter();
-    let codings = codings.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
-    let mut codings = codings.filter(|value| !matches!(value.trim(), "" | "identity"));
-    codings
-        .next()
-        .map(|coding| coding.escape_default().take(80).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
-    }
-
-    #[test]
-    fn content_type_is_unexpected_when_not_plain_text() {
-        assert_eq!(unexpected_content_type(&HeaderMap::new()), None);
-        let plain = headers(CONTENT_TYPE, "text/plain; charset=utf-8");
-        assert_eq!(unexpected_content_type(&plain), None);
-        for value in [
-            "text/plain;charset=\"UTF-8\"",
-            "application/octet-stream; charset=us-ascii",
-            "text/plain; format=flowed; Charset = ISO-8859-1",
-            "text/plain;",
-        ] {
-            assert_eq!(
-                unexpected_content_type(&headers(CONTENT_TYPE, value)),
-                None,
-                "{value}"
-            );
-        }
-        for charset in [
-            "utf-16",
-            "UTF-16LE",
-            "windows-1252",
-            "ebcdic-cp-us",
-            "iso-8859-15",
-        ] {
-            let value = HeaderValue::from_str(&format!("text/plain; charset={charset}")).unwrap();
-            let found = unexpected_content_type(&HeaderMap::from_iter([(CONTENT_TYPE, value)]));
-            assert!(found.unwrap().contains(&charset.to_lowercase()));
-        }
-        let html = headers(CONTENT_TYPE, "Text/HTML; charset=utf-8");
-        assert_eq!(unexpected_content_type(&html).as_deref(), Some("text/html"));
-    }
 }

@@ -1,7 +1,7 @@
 //! The TLS settings of a source: trusted authorities, and the client certificate.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::ring;
@@ -26,6 +26,17 @@ pub struct SourceTls {
 pub(super) struct ClientIdentity {
     pub certificate: Option<Arc<CertifiedKey>>,
     was_requested: Arc<AtomicBool>,
+    /// The number of requests under way.
+    requests: Arc<AtomicUsize>,
+}
+
+/// Exists while a request is under way.
+pub(super) struct RequestGuard<'a>(&'a AtomicUsize);
+
+impl Drop for RequestGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ClientIdentity {
@@ -33,12 +44,16 @@ impl ClientIdentity {
         Self {
             certificate: tls.identity.clone(),
             was_requested: Arc::default(),
+            requests: Arc::default(),
         }
     }
 
-    /// Forgets earlier handshakes.
-    pub fn reset(&self) {
-        self.was_requested.store(false, Ordering::Relaxed);
+    /// Begins a request, and forgets earlier handshakes if it is the only one.
+    pub fn begin(&self) -> RequestGuard<'_> {
+        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.was_requested.store(false, Ordering::Relaxed);
+        }
+        RequestGuard(&self.requests)
     }
 
     /// Returns true if a handshake asked for a certificate.

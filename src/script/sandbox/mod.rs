@@ -48,7 +48,7 @@ const TOKENS_BETWEEN_CHECKS: u64 = 64;
 /// The number of pages, each as large as the largest, that do not count as script memory.
 ///
 /// They are in transit between source, script and database.
-const PAGES_IN_TRANSIT: u64 = 8;
+const PAGES_IN_TRANSIT: u64 = 16;
 
 /// The most bytes of pages in transit that do not count as script memory.
 const MAX_IN_TRANSIT: u64 = 128 << 20;

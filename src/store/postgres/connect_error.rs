@@ -3,8 +3,6 @@
 //! Each common mistake (wrong password, no TLS, no table, a missing right, a standby) has its own
 //! message. Its cause is the server's text, and its hint names the setting to check.
 
-use std::sync::atomic::Ordering;
-
 use tokio_postgres::Error as PostgresError;
 
 use crate::error::{Error, ErrorKind, chain};
@@ -22,9 +20,6 @@ use crate::store::sqlstate::{
 impl Connector {
     /// Returns the error for a connection that timed out.
     pub(super) fn connect_timed_out(&self, host: &Host) -> Error {
-        if self.is_checking_table.load(Ordering::Relaxed) {
-            return self.reply_timed_out();
-        }
         Error::of(ErrorKind::DbConnect, "the database cannot be reached")
             .cause(format!(
                 "{} did not answer within {}",
@@ -173,6 +168,10 @@ impl Connector {
             ConnectError::Violation(violation) => self.violation_error(host, violation),
             ConnectError::Unsupported(why) => self.unsupported_server(host, why),
             ConnectError::Password(error) | ConnectError::Table(error) => error.clone(),
+            ConnectError::Pooler => {
+                let why = "a pooler has taken the place of the server";
+                self.unreachable(host, vec![why.to_owned()])
+            }
             ConnectError::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.location()))
                 .hint(format!(

@@ -1,9 +1,8 @@
 //! The settings of the connections to one database, and the reasons why connecting fails.
 
-use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -13,10 +12,13 @@ use crate::error::{Error, chain};
 use crate::observe::otel::Tracer;
 use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
-use crate::store::postgres::Address;
+use crate::store::pool::connections_for;
 use crate::store::postgres::catalog::Catalog;
+use crate::store::postgres::first_login::FirstLogin;
+use crate::store::postgres::known_servers::KnownServers;
 use crate::store::postgres::tls;
-use crate::store::postgres::wire::ProtocolViolation;
+use crate::store::postgres::wire::{HostAddress, ProtocolViolation};
+use crate::store::postgres::{Address, Host};
 use crate::store::sqlstate::connect_sqlstate;
 
 /// The extra time for a reply beyond the statement timeout.
@@ -92,15 +94,18 @@ pub(super) struct Connector {
     pub(super) lookup: String,
     /// The `application_name` of this run's connections.
     pub(super) application_name: String,
+    /// True if the run needs more than one connection.
+    pub(super) needs_several: bool,
     pub(super) statement_timeout: Duration,
     /// How long reconnecting may take during an outage.
     pub(super) patience: Duration,
-    /// True while the table is being checked: a reply that does not arrive then means a lock.
-    pub(super) is_checking_table: AtomicBool,
     /// True once a pooler refused the startup option that the client adds.
     pub(super) refuses_marker: AtomicBool,
-    /// Whether a host is a Pgpool-II, for each host that was probed.
-    pub(super) pgpool_hosts: Mutex<HashMap<String, bool>>,
+    /// True once a direct TLS start failed that the server seemed to accept.
+    pub(super) refuses_direct_tls: AtomicBool,
+    pub(super) servers: KnownServers,
+    /// The progress of the first connection, for which the early ones wait.
+    pub(super) first: FirstLogin,
     pub(super) tracer: Tracer,
 }
 
@@ -121,12 +126,17 @@ impl Connector {
                 .trim()
                 .to_owned(),
             refuses_marker: AtomicBool::new(false),
-            pgpool_hosts: Mutex::default(),
+            refuses_direct_tls: AtomicBool::new(false),
+            servers: KnownServers::default(),
+            first: FirstLogin::default(),
             patience: options.patience,
-            is_checking_table: AtomicBool::new(false),
             address: address.clone(),
             table,
             column: options.column.clone(),
+            needs_several: connections_for(
+                usize::try_from(options.expected).unwrap_or(usize::MAX),
+                options.connections.unwrap_or(usize::MAX),
+            ) > 1,
             statement_timeout: options.statement_timeout,
             tracer: options.tracer.clone(),
         })
@@ -139,6 +149,9 @@ pub(super) struct SessionFacts {
     pub(super) is_shared: bool,
     /// The catalog, loaded by the first connection only.
     pub(super) catalog: Option<Catalog>,
+    /// How many connections the run can have, the first one included; `None` if that is unknown, and
+    /// for every other connection.
+    pub(super) free_connections: Option<u32>,
 }
 
 /// Returns the longest wait for the reply to a statement with this timeout.
@@ -155,10 +168,23 @@ pub(super) fn reply_timeout(statement_timeout: Duration) -> Duration {
 pub(super) enum ConnectPurpose {
     /// INSERTs.
     Insert,
+    /// INSERTs; opened while the first connection is being made, and waits for its progress.
+    InsertEarly,
     /// INSERTs, after a check of the table.
     InsertAndCheck,
     /// Inspection only: nothing is prepared.
     Inspect,
+}
+
+/// One attempt to connect to an address of a host.
+pub(super) struct Attempt<'a> {
+    pub(super) host: &'a Host,
+    pub(super) endpoint: &'a HostAddress,
+    pub(super) purpose: ConnectPurpose,
+    /// True while the table is being checked: a reply that does not arrive then means a lock.
+    pub(super) is_checking_table: AtomicBool,
+    /// True while TLS starts without a request that the configuration does not forbid.
+    pub(super) tries_direct_tls: AtomicBool,
 }
 
 /// Why a connection to a host fails.
@@ -179,6 +205,8 @@ pub(super) enum ConnectError {
     Table(Error),
     /// The password cannot be read.
     Password(Error),
+    /// A pooler has taken the place of a server, after a statement was prepared on its backend.
+    Pooler,
 }
 
 impl From<PostgresError> for ConnectError {
@@ -196,6 +224,15 @@ impl ConnectError {
         match error.as_db_error() {
             Some(db) => connect_sqlstate(db.code().code(), db.message()).starts_with("28"),
             None => chain(error).iter().any(|cause| cause.contains("TLS")),
+        }
+    }
+
+    /// Returns true if the server did not speak PostgreSQL's protocol at all.
+    pub(super) fn precedes_session(&self) -> bool {
+        match self {
+            Self::Server(error) => error.as_db_error().is_none(),
+            Self::Violation(violation) => *violation == ProtocolViolation::Unreadable,
+            _ => false,
         }
     }
 

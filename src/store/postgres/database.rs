@@ -7,10 +7,13 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::store::StoreOptions;
 use crate::store::connection::Database;
+use crate::store::connection_count::{ConnectionCount, FreeConnections, MOST};
 use crate::store::in_flight_log::{InFlightLog, SnapshotInterval};
-use crate::store::pool::{Pool, is_wrong_password};
+use crate::store::pool::{Pool, connections_for, is_denied, is_wrong_password};
 use crate::store::postgres::Address;
+use crate::store::postgres::connect::FirstConnection;
 use crate::store::postgres::connector::{Connector, reply_timeout};
+use crate::store::postgres::early::EarlyConnections;
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::postgres::raw_connection::Backend;
 use crate::store::postgres::recheck::recheck;
@@ -22,10 +25,14 @@ use crate::store::queue::Queue;
 /// A PostgreSQL database whose table was checked.
 pub(in crate::store) struct PostgresDatabase {
     shared: Arc<PostgresShared>,
-    max_connections: usize,
+    /// The configured number of connections; `None` to find the best one.
+    connections: Option<usize>,
+    /// The most connections that are chosen.
+    most_connections: usize,
     /// The horizon and the backend of the first connection.
     horizon: i64,
     first_backend: Option<Backend>,
+    early: EarlyConnections,
 }
 
 /// Makes the first connection, checks the table and starts the writers.
@@ -34,8 +41,25 @@ pub(in crate::store) async fn open(
     options: &StoreOptions,
     queue: &Arc<Queue>,
 ) -> Result<Pool<PostgresDatabase>, Error> {
-    let connector = Connector::new(address, options)?;
-    let (connection, lookup, catalog) = tokio::select! {
+    let connector = Arc::new(Connector::new(address, options)?);
+    let log = Arc::new(InFlightLog::new(options.connections.unwrap_or(MOST)));
+    let expected = usize::try_from(options.expected).unwrap_or(usize::MAX);
+    // With several hosts, the first one that responds may not be the one that is used.
+    let early_count = match address.hosts.len() {
+        1 => {
+            let unknown = || FreeConnections::default().share(options.processes);
+            connections_for(expected, options.connections.unwrap_or_else(unknown)) - 1
+        }
+        _ => 0,
+    };
+    let early = EarlyConnections::open(&connector, &log, early_count);
+    let FirstConnection {
+        connection,
+        lookup,
+        catalog,
+        is_shared,
+        free_connections,
+    } = tokio::select! {
         biased;
         () = queue.shutdown.stopping().cancelled() => Err(Error::of(
             ErrorKind::DbConnect,
@@ -43,11 +67,17 @@ pub(in crate::store) async fn open(
         )),
         first = connector.connect_first() => first,
     }?;
+    tracing::debug!(is_shared, free_connections, "the database can be used");
     for warning in catalog.warnings() {
         tracing::warn!("{warning}");
     }
-    let max_connections = options.connections.max(1);
-    let log = Arc::new(InFlightLog::new(max_connections));
+    let free = FreeConnections {
+        free: free_connections,
+        is_pooled: is_shared,
+    };
+    let most_connections = free.share(options.processes);
+    let most = options.connections.unwrap_or(most_connections);
+    early.limit(early_count.min(most.saturating_sub(1))).await;
     let shared = Arc::new(PostgresShared {
         connector,
         queue: Arc::clone(queue),
@@ -61,9 +91,11 @@ pub(in crate::store) async fn open(
         patience: options.patience,
     });
     let database = PostgresDatabase {
-        max_connections,
+        connections: options.connections,
+        most_connections,
         horizon: connection.horizon,
         first_backend: connection.backend().cloned(),
+        early,
         shared: Arc::clone(&shared),
     };
     let snapshot = SnapshotInterval {
@@ -80,6 +112,15 @@ impl Database for PostgresDatabase {
     async fn connect(&self) -> Result<PostgresConnection, Error> {
         let shared = &self.shared;
         let address = &shared.connector.address;
+        match self.early.next().await {
+            Some(Ok((connection, snapshot))) => {
+                let shared = Arc::clone(shared);
+                return Ok(PostgresConnection::new(connection, shared, snapshot));
+            }
+            // The first connection may have found another address, or a new password.
+            Some(Err(error)) if !is_denied(&error) => return Err(error),
+            Some(Err(_)) | None => {}
+        }
         loop {
             let password = address.password_version();
             let from = shared.log.tick();
@@ -104,8 +145,11 @@ impl Database for PostgresDatabase {
         }
     }
 
-    fn max_connections(&self) -> usize {
-        self.max_connections
+    fn connection_count(&self) -> ConnectionCount {
+        self.connections.map_or_else(
+            || ConnectionCount::auto(self.most_connections),
+            ConnectionCount::fixed,
+        )
     }
 
     fn reply_timeout(&self) -> Option<Duration> {

@@ -14,6 +14,7 @@ use crate::store::postgres::connect::NewConnection;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
 use crate::store::postgres::host::Host;
 use crate::store::postgres::host::TargetSession;
+use crate::store::postgres::raw_connection::RawConnection;
 use crate::store::postgres::wire::HostAddress;
 
 /// The most addresses of one name that are tried.
@@ -31,7 +32,10 @@ impl Connector {
             fastrand::shuffle(&mut hosts);
         }
         for host in hosts {
-            match self.connect_to_host(host, purpose).await {
+            match self
+                .traced(host, self.connect_to_any_address(host, purpose))
+                .await
+            {
                 Ok(connected) => return Ok(connected),
                 Err(error) if self.stops_search(&error) => return Err(error),
                 Err(error) => {
@@ -45,10 +49,21 @@ impl Connector {
         Err(all_hosts_failed(errors, &self.address))
     }
 
-    async fn connect_to_host(
+    /// Connects early to the address at which the first connection is logging in.
+    pub(super) async fn connect_early(&self, address: HostAddress) -> Result<RawConnection, Error> {
+        let Some(host) = self.address.hosts.first() else {
+            return Err(all_hosts_failed(Vec::new(), &self.address));
+        };
+        let connecting = self.connect_to_first(host, vec![address], ConnectPurpose::InsertEarly);
+        let (connection, _) = self.traced(host, connecting).await?;
+        Ok(connection)
+    }
+
+    /// Traces an attempt to connect to a host.
+    async fn traced(
         &self,
         host: &Host,
-        purpose: ConnectPurpose,
+        connecting: impl Future<Output = Result<NewConnection, Error>>,
     ) -> Result<NewConnection, Error> {
         let span = self.tracer.client_span("connect", || {
             vec![
@@ -58,7 +73,7 @@ impl Connector {
                 KeyValue::new("server.port", i64::from(host.port)),
             ]
         });
-        let connected = self.connect_to_any_address(host, purpose).await;
+        let connected = connecting.await;
         span.end(connected.as_ref().err());
         connected
     }
@@ -204,7 +219,8 @@ mod tests {
             target: crate::store::DatabaseTarget::Demo,
             table: crate::store::identifier::TableName::plain("secret_tokens"),
             column: "data".to_owned(),
-            connections: 1,
+            connections: Some(1),
+            processes: 1,
             pipeline: None,
             expected: 0,
             dry_run: false,

@@ -13,11 +13,14 @@ use tokio_postgres::{Error as PostgresError, Row};
 use crate::error::Error;
 use crate::error::probe::ProbeResult;
 use crate::store::StoreOptions;
+use crate::store::connection_count::FreeConnections;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::connector::{ConnectPurpose, Connector};
+use crate::store::postgres::free_connections::free_connections;
 use crate::store::postgres::raw_connection::RawConnection;
 use crate::store::postgres::{Address, Host};
+use crate::store::sqlstate::ConnectionLimit;
 
 /// Queries the version, TLS, durability settings and logging.
 ///
@@ -34,21 +37,6 @@ const SERVER_SQL: &str = "SELECT current_setting('server_version'), \
      OR current_setting('log_min_duration_sample') <> '-1' \
      OR current_setting('log_transaction_sample_rate') <> '0') \
      OR current_setting('log_parameter_max_length_on_error') <> '0'";
-
-/// Queries the free connections of the server, the role and the database, the last two if they have
-/// a limit.
-///
-/// This connection counts as free.
-const FREE_CONNECTIONS_SQL: &str = "SELECT \
-     current_setting('max_connections')::int8 + 1 - CASE WHEN rolsuper THEN 0 ELSE \
-     current_setting('superuser_reserved_connections')::int8 \
-     + coalesce(current_setting('reserved_connections', true)::int8, 0) END \
-     - (SELECT sum(numbackends)::int8 FROM pg_stat_database), \
-     CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit + 1 \
-     - (SELECT count(*) FROM pg_stat_activity WHERE usesysid = r.oid) END, \
-     CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit + 1 \
-     - (SELECT count(*) FROM pg_stat_activity WHERE datid = d.oid) END \
-     FROM pg_roles r, pg_database d WHERE rolname = current_user AND datname = current_database()";
 
 /// Queries the constraints that can refuse a token; CHECK constraints first, since they are checked
 /// per row.
@@ -115,12 +103,8 @@ impl Inspection<'_> {
     async fn run(&self) -> Vec<ProbeResult> {
         let server = self.with_timeout(async {
             let rows = self.connection.client.query_typed(SERVER_SQL, &[]).await?;
-            let free = self
-                .connection
-                .client
-                .query_typed(FREE_CONNECTIONS_SQL, &[])
-                .await;
-            Ok((rows.into_iter().next(), free.ok()))
+            let free = free_connections(&self.connection.client).await;
+            Ok((rows.into_iter().next(), free.ok().flatten()))
         });
         let (server, free) = match server.await {
             Ok((Some(server), free)) => (server, free),
@@ -129,12 +113,11 @@ impl Inspection<'_> {
         };
         // Last, because it may wait for a lock, which would delay every later query.
         let table = self.table().await;
-        let free = free.and_then(|rows| rows.into_iter().next());
         let database = self.database(&server);
         let commit = commit(&server);
         let mut results = vec![database];
         results.extend(table);
-        results.extend([commit, self.limit(free.as_ref())]);
+        results.extend([commit, self.limit(free)]);
         results.extend(log(&server));
         results
     }
@@ -256,26 +239,34 @@ impl Inspection<'_> {
         Ok((catalog, text))
     }
 
-    fn limit(&self, free: Option<&Row>) -> ProbeResult {
+    fn limit(&self, free: Option<(i64, ConnectionLimit)>) -> ProbeResult {
         const LABEL: &str = "limit";
         if self.is_pooled {
             let text = "the pooler limits the connections: see its max_client_conn";
             return ProbeResult::ok(LABEL, text);
         }
-        let get = |at| free.and_then(|row| row.try_get::<_, Option<i64>>(at).ok().flatten());
-        let Address { user, name, .. } = &self.connector.address;
-        let limits = [
-            (get(0), String::from("max_connections")),
-            (get(1), format!("the CONNECTION LIMIT of role {user}")),
-            (get(2), format!("the CONNECTION LIMIT of database {name}")),
-        ];
-        let limits = limits
-            .into_iter()
-            .filter_map(|(free, name)| Some((free?, name)));
-        let Some((free, name)) = limits.min_by_key(|(free, _)| *free) else {
+        let Some((free, limit)) = free else {
             return ProbeResult::warning(LABEL, "the number of free connections cannot be read");
         };
-        let wanted = self.options.connections;
+        let Some(wanted) = self.options.connections else {
+            let known = FreeConnections {
+                free: u32::try_from(free).ok(),
+                is_pooled: false,
+            };
+            let most = known.share(self.options.processes);
+            let connections = if most == 1 {
+                "connection"
+            } else {
+                "connections"
+            };
+            return ProbeResult::ok(LABEL, format!("up to {most} {connections} of {free} free"));
+        };
+        let Address { user, name, .. } = &self.connector.address;
+        let name = match limit {
+            ConnectionLimit::Server => String::from("max_connections"),
+            ConnectionLimit::Role => format!("the CONNECTION LIMIT of role {user}"),
+            ConnectionLimit::Database => format!("the CONNECTION LIMIT of database {name}"),
+        };
         if usize::try_from(free).is_ok_and(|free| free >= wanted) {
             let connections = if wanted == 1 {
                 "connection"

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::postgres::Host;
-use crate::store::postgres::wire::ConnectionMonitor;
+use crate::store::postgres::wire::{ConnectionMonitor, HostAddress, ReplyThreshold};
 
 /// The time limit for a graceful close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -111,6 +111,7 @@ pub(super) fn backend_from_row(
 /// A connection whose session is set up for INSERTs.
 pub(super) struct RawConnection {
     pub(super) host: Host,
+    pub(super) endpoint: HostAddress,
     pub(super) client: Client,
     /// What the filter of the connection's stream observed.
     pub(super) monitor: Arc<ConnectionMonitor>,
@@ -127,6 +128,7 @@ pub(super) struct RawConnection {
     /// True from an unprepared INSERT until its reply has arrived completely.
     pub(super) awaits_reply: AtomicBool,
     pub(super) closed: CancellationToken,
+    pub(super) reply_threshold: Option<Arc<ReplyThreshold>>,
     pub(super) driver: DriverTask,
 }
 
@@ -355,8 +357,9 @@ impl RawConnection {
 
     /// Closes the connection gracefully; dropping it closes the socket without a message.
     pub(super) async fn close(self) {
-        drop(self.statement);
+        // First, so that the statement is not closed by a request of its own: the session ends anyway.
         drop(self.client);
+        drop(self.statement);
         let mut driver = self.driver;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut driver.0).await;
     }

@@ -4,18 +4,18 @@
 //! A direct session is set up for good. A pooler assigns the backend to the next client after each
 //! reply, so nothing may stay set or prepared on it.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Error, Row, SimpleQueryMessage};
+use tokio_postgres::{Error, Row, SimpleQueryMessage, Statement};
 
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::postgres::connector::SessionFacts;
-use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
+use crate::store::postgres::connector::{Attempt, ConnectError, ConnectPurpose, Connector};
+use crate::store::postgres::free_connections::free_connections;
 use crate::store::postgres::raw_connection::{Cluster, RawConnection, backend_from_row};
 
 /// Sets up the session and identifies the server.
@@ -51,69 +51,126 @@ const BACKEND_START_SQL: &str = "SELECT extract(epoch FROM backend_start)::text 
 impl Connector {
     /// Sets up the session of the connection that started with `marker`.
     ///
-    /// `ConnectPurpose::Inspect` only applies the settings.
+    /// `ConnectPurpose::Inspect` only applies the settings. If an earlier connection has shown that
+    /// the server is connected directly, the INSERT is prepared in the same round trip.
     pub(super) async fn set_up(
         &self,
         connection: &mut RawConnection,
         marker: &str,
-        purpose: ConnectPurpose,
+        attempt: &Attempt<'_>,
     ) -> Result<SessionFacts, ConnectError> {
+        let purpose = attempt.purpose;
+        let known = self.servers.get(attempt.endpoint);
+        // A server accepts the marker.
+        let is_known = self.sends_marker()
+            && known.is_direct == Some(true)
+            && known.is_pgpool == Some(false)
+            && purpose != ConnectPurpose::Inspect;
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&marker as _, Type::TEXT)];
         let sent_at = Instant::now();
-        let rows = connection.client.query_typed(SET_UP_SQL, &params).await;
-        connection.round_trip = sent_at.elapsed();
+        let (rows, early) = tokio::join!(
+            biased;
+            connection.client.query_typed(SET_UP_SQL, &params),
+            self.prepare_if(is_known, connection),
+        );
+        connection.round_trip = connection.round_trip.min(sent_at.elapsed());
         let row = session_row(connection, rows)?;
         if row.try_get(7)? {
             return Err(ConnectError::ReadOnly);
         }
+        let is_shared: bool = row.try_get(2)?;
         let port: Option<i32> = row.try_get(13)?;
-        let is_direct = port == connection.local_port.map(i32::from);
+        let sees_own_port = port == connection.local_port.map(i32::from);
+        self.servers.learn(attempt.endpoint, |facts| {
+            facts.is_direct = Some(!is_shared);
+            // A pooler in between would connect from a port of its own.
+            facts.is_pgpool = facts.is_pgpool.or(sees_own_port.then_some(false));
+        });
+        if is_shared && is_known {
+            return Err(ConnectError::Pooler);
+        }
         let mut session = SessionFacts {
-            is_shared: row.try_get(2)?,
+            is_shared,
             catalog: None,
+            free_connections: None,
         };
         if purpose == ConnectPurpose::Inspect {
-            session.is_shared |= !is_direct && self.is_pgpool(connection).await;
+            session.is_shared |= self.is_pgpool(connection).await;
             return Ok(session);
         }
         connection.horizon = row.try_get(6)?;
-        self.is_checking_table.store(true, Ordering::Relaxed);
-        if session.is_shared {
-            if purpose == ConnectPurpose::InsertAndCheck {
+        attempt.is_checking_table.store(true, Ordering::Relaxed);
+        let is_first = purpose == ConnectPurpose::InsertAndCheck;
+        if is_shared {
+            self.end_identification(is_first);
+            if is_first {
                 session.catalog = Some(self.check_table_unprepared(connection).await?);
             }
-            self.is_checking_table.store(false, Ordering::Relaxed);
+            attempt.is_checking_table.store(false, Ordering::Relaxed);
             return Ok(session);
         }
-        // All are pipelined: one round trip.
+        // All are pipelined: one round trip, and none if there is nothing left to do.
         let sent_at = Instant::now();
         let assumed_role: bool = row.try_get(10)?;
-        let (backend_start, prepared, loaded, cluster, is_pgpool) = tokio::join!(
+        let (is_pgpool, backend_start, late, loaded, free) = tokio::join!(
             biased;
+            async {
+                let is_pgpool = self.is_pgpool(connection).await;
+                self.end_identification(is_first);
+                is_pgpool
+            },
             backend_start(connection, assumed_role),
-            connection.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            self.load_catalog(connection, purpose == ConnectPurpose::InsertAndCheck),
-            self.cluster(connection),
-            async { !is_direct && self.is_pgpool(connection).await },
+            self.prepare_if(!is_known, connection),
+            self.load_catalog(connection, is_first),
+            free_connections_if(is_first && self.needs_several, connection),
         );
-        connection.round_trip = connection.round_trip.min(sent_at.elapsed());
+        if !is_known {
+            connection.round_trip = connection.round_trip.min(sent_at.elapsed());
+        }
         // The catalog explains a refusal better than the failed PREPARE.
         session.catalog = loaded?;
         if let Some(catalog) = &session.catalog {
             self.check_catalog(catalog).map_err(ConnectError::Table)?;
         }
-        match prepared {
-            Ok(statement) if !is_pgpool => {
+        match early.or(late) {
+            Some((Ok(statement), cluster)) if !is_pgpool => {
                 connection.statement = Some(statement);
                 connection.backend = backend_from_row(&row, cluster, backend_start?, assumed_role)?;
             }
-            Err(error) if !is_prepare_failure(&error) => return Err(error.into()),
+            Some((Err(error), _)) if !is_prepare_failure(&error) => return Err(error.into()),
             // A pooler that forwards the marker.
-            _ => {}
+            _ => session.is_shared = true,
         }
-        self.is_checking_table.store(false, Ordering::Relaxed);
+        if !session.is_shared {
+            session.free_connections = free;
+        }
+        attempt.is_checking_table.store(false, Ordering::Relaxed);
         Ok(session)
+    }
+
+    /// Lets the early connections set up their sessions.
+    fn end_identification(&self, is_first: bool) {
+        if is_first {
+            self.first.is_identified.cancel();
+        }
+    }
+
+    /// Prepares the INSERT and identifies the cluster, if that is due.
+    async fn prepare_if(
+        &self,
+        is_due: bool,
+        connection: &RawConnection,
+    ) -> Option<(Result<Statement, Error>, Cluster)> {
+        if !is_due {
+            return None;
+        }
+        let prepared = tokio::join!(
+            biased;
+            connection.client.prepare_typed(&self.insert, &[Type::TEXT]),
+            self.cluster(connection),
+        );
+        Some(prepared)
     }
 
     /// Checks the table without preparing a statement.
@@ -164,15 +221,13 @@ impl Connector {
         }
     }
 
-    /// Returns true if the host is a Pgpool-II.
+    /// Returns true if the server is a Pgpool-II.
     ///
     /// Pgpool-II forwards the marker, but the backend can change by a failover. It replies to this
-    /// statement itself, while a server logs an error. So each host is probed once, and only if its
-    /// server sees another client port, through NAT or a proxy.
+    /// statement itself, while a server logs an error. So each address is probed once, and only if
+    /// its server sees another client port, through NAT or a proxy.
     async fn is_pgpool(&self, connection: &RawConnection) -> bool {
-        let location = connection.host.location();
-        let known = |map: &HashMap<String, bool>| map.get(&location).copied();
-        if let Some(known) = self.pgpool_hosts.lock().ok().and_then(|map| known(&map)) {
+        if let Some(known) = self.servers.get(&connection.endpoint).is_pgpool {
             return known;
         }
         let answer = connection.client.simple_query("SHOW pool_version").await;
@@ -183,9 +238,8 @@ impl Connector {
             Err(error) if error.as_db_error().is_some() => false,
             Err(_) => return false,
         };
-        if let Ok(mut map) = self.pgpool_hosts.lock() {
-            map.insert(location, found);
-        }
+        self.servers
+            .learn(&connection.endpoint, |facts| facts.is_pgpool = Some(found));
         found
     }
 
@@ -240,6 +294,15 @@ fn session_row(
         return Err(ConnectError::Unsupported(reason));
     }
     Ok(row)
+}
+
+/// Returns how many connections the role can use, if that is asked and known.
+async fn free_connections_if(is_asked: bool, connection: &RawConnection) -> Option<u32> {
+    if !is_asked {
+        return None;
+    }
+    let free = free_connections(&connection.client).await.ok()??;
+    Some(u32::try_from(free.0).unwrap_or(0))
 }
 
 /// Returns the backend's start time if an assumed role may not see it.

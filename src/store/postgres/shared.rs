@@ -11,7 +11,7 @@ use crate::store::queue::Queue;
 
 /// The state that all connections of a store share.
 pub(super) struct PostgresShared {
-    pub(super) connector: Connector,
+    pub(super) connector: Arc<Connector>,
     pub(super) queue: Arc<Queue>,
     pub(super) log: Arc<InFlightLog>,
     /// The configured number of INSERTs in flight per connection.

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::runtime::tls::{
     Authorities, IdentityError, Trust, Verifier, read_certificates, read_identity,
 };
-use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TlsVersion};
+use crate::store::postgres::{Address, Host, SslMode, TlsVersion};
 
 /// PostgreSQL's ALPN protocol name.
 const ALPN: &[u8] = b"postgresql";
@@ -56,10 +56,8 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Error> {
             .hint("a client certificate needs both sslcert and sslkey"));
         }
     };
-    // Servers require ALPN for a direct TLS start.
-    if address.sslnegotiation == SslNegotiation::Direct {
-        config.alpn_protocols = vec![ALPN.to_vec()];
-    }
+    // A server that agrees on it also accepts a direct TLS start, which requires it.
+    config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
 }
 

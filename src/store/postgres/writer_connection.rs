@@ -26,8 +26,6 @@ use crate::store::sqlstate::{DetailCache, ServerDetail, is_not_forwarded};
 pub(in crate::store) struct PostgresConnection {
     raw: RawConnection,
     shared: Arc<PostgresShared>,
-    /// The most INSERTs in flight on a direct connection.
-    pipeline: usize,
     state: Mutex<WriterState>,
 }
 
@@ -49,9 +47,6 @@ impl PostgresConnection {
         let horizon = XidHorizon::new(raw.horizon, snapshot);
         let hidden = shared.connector.address.password_to_hide(&raw.host);
         Self {
-            pipeline: shared
-                .pipeline
-                .unwrap_or_else(|| pipeline_for(raw.round_trip)),
             raw,
             shared,
             state: Mutex::new(WriterState {
@@ -165,8 +160,19 @@ impl Connection for PostgresConnection {
     ///
     /// PgBouncer before 1.21 may assign a server to the next client while replies to the last one
     /// are outstanding.
-    fn pipeline(&self) -> usize {
-        if self.is_direct() { self.pipeline } else { 1 }
+    fn pipeline(&self, connections: usize) -> usize {
+        if !self.is_direct() {
+            return 1;
+        }
+        self.shared
+            .pipeline
+            .unwrap_or_else(|| pipeline_for(self.raw.round_trip, connections))
+    }
+
+    fn await_replies(&self, count: usize) {
+        if let Some(threshold) = &self.raw.reply_threshold {
+            threshold.set(count);
+        }
     }
 
     async fn insert(&self, token: Token) -> Reply {
@@ -269,16 +275,21 @@ impl Connection for PostgresConnection {
     }
 }
 
-/// Returns how many requests in flight keep a connection with this round trip busy.
+/// Returns how many requests in flight keep one of several connections with this round trip busy.
 ///
 /// More would only delay each token and put more of them in doubt on a loss.
-fn pipeline_for(round_trip: Duration) -> usize {
-    // 16 keep a nearby server busy. A distant one needs enough for a whole round trip.
-    const MIN: usize = 16;
+fn pipeline_for(round_trip: Duration, connections: usize) -> usize {
+    /// What a connection needs beside a nearby server: fewer if many connections keep that busy.
+    const NEARBY: (usize, usize) = (8, 16);
+    const NEARBY_TOTAL: usize = 256;
+    /// What a server commits in a millisecond at most, which the round trip delays.
+    const PER_MILLISECOND: usize = 64;
     const MAX: usize = 128;
-    const PER_MILLISECOND: usize = 16;
-    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(MAX);
-    milliseconds.saturating_mul(PER_MILLISECOND).clamp(MIN, MAX)
+    let connections = connections.max(1);
+    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(usize::MAX);
+    let nearby = (NEARBY_TOTAL / connections).clamp(NEARBY.0, NEARBY.1);
+    let delayed = milliseconds.saturating_mul(PER_MILLISECOND) / connections;
+    nearby.saturating_add(delayed).min(MAX)
 }
 
 #[cfg(test)]
@@ -287,8 +298,10 @@ mod tests {
 
     #[test]
     fn pipeline_grows_with_round_trip() {
-        let after = |milliseconds| pipeline_for(Duration::from_millis(milliseconds));
-        assert_eq!([0, 1, 2, 5, 20, 400].map(after), [16, 16, 32, 80, 128, 128]);
-        assert_eq!(pipeline_for(Duration::MAX), 128);
+        let after = |milliseconds| pipeline_for(Duration::from_millis(milliseconds), 32);
+        assert_eq!([0, 1, 2, 5, 20, 400].map(after), [8, 10, 12, 18, 48, 128]);
+        assert_eq!(pipeline_for(Duration::MAX, 32), 128);
+        let of = |connections| pipeline_for(Duration::ZERO, connections);
+        assert_eq!([0, 1, 16, 20, 64].map(of), [16, 16, 16, 12, 8]);
     }
 }

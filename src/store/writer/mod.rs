@@ -18,7 +18,7 @@ use crate::store::in_flight::{InDoubtSet, InFlight, RetryToken, report_unknown};
 use crate::store::orphans::{Orphans, retry_lost};
 use crate::store::queue::{Claim, StoreJob};
 use crate::store::replies::PendingReplies;
-use crate::store::shared::WriterShared;
+use crate::store::shared::{CrewMember, WriterShared};
 use crate::store::sqlstate::scrub;
 
 /// The number of tokens without a row in one look-up.
@@ -32,6 +32,8 @@ pub(super) enum CloseReason<D: Database> {
     Lost(Box<Orphans<D>>),
     /// No connection could be made.
     Unconnected,
+    /// Fewer connections are wanted. Every token was reported.
+    Surplus,
 }
 
 /// A connection that starts work, with the tokens that it takes over.
@@ -117,6 +119,8 @@ struct Writer<D: Database> {
     /// True once the database takes no writes or the connection is used up: nothing more is sent, and
     /// the connection ends after the outstanding replies.
     is_draining: bool,
+    /// True once fewer connections are wanted: no more tokens are claimed.
+    is_surplus: bool,
     /// Why the connection was lost.
     close_reason: Option<String>,
 }
@@ -147,6 +151,7 @@ pub(super) async fn run<D: Database>(
         ),
         is_stopping: false,
         is_draining: false,
+        is_surplus: false,
         close_reason: None,
     };
     let is_lost = writer.work(&connection).await;
@@ -166,7 +171,11 @@ pub(super) async fn run<D: Database>(
         return CloseReason::Lost(Box::new(writer.orphans(connection.into_session())));
     }
     connection.close().await;
-    CloseReason::Finished
+    if writer.is_surplus {
+        CloseReason::Surplus
+    } else {
+        CloseReason::Finished
+    }
 }
 
 impl<D: Database> Writer<D> {
@@ -180,7 +189,8 @@ impl<D: Database> Writer<D> {
         let mut giving_up = pin!(queue.giving_up().cancelled());
         let mut timer = reply_timeout.map(|limit| clock.sleep_until(self.now + limit));
         let mut last_reply = self.now;
-        let mut replies = PendingReplies::with_capacity(connection.pipeline());
+        let mut member = Some(shared.crew.join());
+        let mut replies = PendingReplies::with_capacity(self.pipeline(connection));
         let mut is_closed = false;
         loop {
             if replies.is_empty() {
@@ -193,11 +203,17 @@ impl<D: Database> Writer<D> {
             if self.is_draining && idle {
                 return true;
             }
-            if is_closed && idle && self.claim.is_none() && !self.has_unsettled() {
+            if member.as_ref().is_some_and(CrewMember::is_surplus) {
+                member = None;
+                self.is_surplus = true;
+            }
+            let takes_tokens = !is_closed && !self.is_surplus;
+            if !takes_tokens && idle && self.claim.is_none() && !self.has_unsettled() {
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
             let has_room = self.has_room(connection, replies.len());
+            connection.await_replies(self.replies_until_room(connection, replies.len()));
             tokio::select! {
                 biased;
                 () = &mut aborting => return false,
@@ -206,15 +222,17 @@ impl<D: Database> Writer<D> {
                 reply = replies.next(), if !idle => {
                     self.now = clock.now();
                     last_reply = self.now;
-                    let mut next = Some(reply);
+                    let (mut next, mut count) = (Some(reply), 0);
                     while let Some(reply) = next {
+                        count += 1;
                         if !self.handle_reply(reply) {
                             return true;
                         }
                         next = replies.try_next();
                     }
+                    shared.crew.add_replies(count);
                 }
-                claim = queue.claim(), if has_room && !is_closed && self.claim.is_none() => match claim {
+                claim = queue.claim(), if has_room && takes_tokens && self.claim.is_none() => match claim {
                     Some(claim) => self.claim = Some(claim),
                     None => is_closed = true,
                 },
@@ -235,13 +253,31 @@ impl<D: Database> Writer<D> {
         }
     }
 
+    /// Returns the most INSERTs in flight.
+    fn pipeline(&self, connection: &D::Connection) -> usize {
+        connection.pipeline(self.shared.crew.wanted())
+    }
+
     /// Returns true if enough of the pipeline is free.
     ///
     /// One write for a quarter of the pipeline costs far fewer system calls than a write per reply,
     /// and the rest keeps the server busy.
     fn has_room(&self, connection: &D::Connection, in_flight: usize) -> bool {
-        let pipeline = connection.pipeline();
-        !self.is_draining && in_flight + (pipeline / 4).max(1) <= pipeline
+        !self.is_draining && self.excess(connection, in_flight) == 0
+    }
+
+    /// Returns how many replies must arrive before something is sent, at least 1.
+    fn replies_until_room(&self, connection: &D::Connection, in_flight: usize) -> usize {
+        if self.is_draining {
+            return 1;
+        }
+        self.excess(connection, in_flight).max(1)
+    }
+
+    /// Returns how many requests in flight are too many for the next write.
+    fn excess(&self, connection: &D::Connection, in_flight: usize) -> usize {
+        let pipeline = self.pipeline(connection);
+        (in_flight + (pipeline / 4).max(1)).saturating_sub(pipeline)
     }
 
     /// Sends tokens until the pipeline is full; returns false if the connection is lost.
@@ -260,7 +296,7 @@ impl<D: Database> Writer<D> {
             return true;
         }
         self.is_stopping |= shutdown.stopping().is_cancelled();
-        while replies.len() < connection.pipeline() && !connection.is_closed() {
+        while replies.len() < self.pipeline(connection) && !connection.is_closed() {
             let Some(NextToken {
                 mut token,
                 job,
@@ -359,6 +395,9 @@ impl<D: Database> Writer<D> {
             }
             // A claim that may not be sent any more reports its tokens on drop.
             self.claim = None;
+            if self.is_surplus {
+                return None;
+            }
             self.claim = Some(self.shared.queue.try_claim()?);
         }
     }

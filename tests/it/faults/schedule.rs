@@ -117,7 +117,7 @@ impl Schedule {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut schedule = Self::new(&mut rng, seed, 150 * count);
         // The delay keeps the run from finishing before the first crash.
-        schedule.delay = Duration::from_millis(2);
+        schedule.delay = Duration::from_millis(4);
         schedule.connections = rng.u32(2..=6);
         let crash = |_| match rng.u8(..4) {
             0 => FaultEvent::Crash(gap(&mut rng)),

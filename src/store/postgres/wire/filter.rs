@@ -21,7 +21,7 @@ const PARAMETER_LIMIT: u64 = 256;
 /// The most messages before the session is ready; PostgreSQL sends about 20.
 const STARTUP_MESSAGES: u32 = 256;
 /// The usual reply to an INSERT of one row: `BindComplete`, `CommandComplete`, `ReadyForQuery`.
-const INSERT_REPLY: &[u8] = b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
+pub(super) const INSERT_REPLY: &[u8] = b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
 /// The routine of the warning that no standby confirmed a commit.
 const SYNC_REP: &[u8] = b"SyncRepWaitForLSN";
 
@@ -85,6 +85,11 @@ impl MessageFilter {
             startup_messages: 0,
             reply_len: 0,
         }
+    }
+
+    /// Returns true until the session is ready.
+    pub(super) fn is_starting(&self) -> bool {
+        !self.is_ready
     }
 
     /// Filters `bytes`.
@@ -369,6 +374,7 @@ impl MessageFilter {
             b'R' if !self.has_auth_begun => {
                 self.has_auth_begun = true;
                 self.monitor.check_auth_method(auth_method(body))?;
+                self.monitor.record_auth_request();
                 Ok(MessageAction::Forward)
             }
             b'S' => {

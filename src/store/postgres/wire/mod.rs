@@ -12,14 +12,19 @@ mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod tls;
 
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 pub(super) use crate::store::postgres::wire::socket::{HostAddress, Socket};
 pub(super) use crate::store::postgres::wire::stream::MonitoredStream;
+pub(super) use crate::store::postgres::wire::threshold::ReplyThreshold;
 pub(super) use crate::store::postgres::wire::tls::MonitoredTls;
 use crate::store::postgres::{AuthMethod, RequireAuth};
 
@@ -133,11 +138,30 @@ pub(in crate::store) struct ConnectionMonitor {
     /// The server's version, as reported at session start.
     server_version: OnceLock<String>,
     require_auth: Option<RequireAuth>,
+    login: LoginSequence,
+    /// Whether the server accepts the request for TLS.
+    accepts_tls: OnceLock<bool>,
+    /// True if the server agreed on PostgreSQL's protocol (ALPN).
+    agrees_on_protocol: OnceLock<()>,
+    /// The shortest time between a request of the session start and its reply, in microseconds.
+    round_trip: AtomicU64,
+}
+
+/// How the logins of connections that start together follow each other: the password is sent again
+/// only after the first connection has logged in.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LoginSequence {
+    /// Cancelled when the server requests authentication; `None` if nothing waits for that.
+    pub(super) auth_requested: Option<CancellationToken>,
+    /// The same, but not over TLS: another attempt without TLS may follow.
+    pub(super) auth_requested_without_tls: Option<CancellationToken>,
+    /// Cancelled when the password may be sent; `None` for at once.
+    pub(super) may_log_in: Option<CancellationToken>,
 }
 
 impl ConnectionMonitor {
     /// Creates the monitor of a connection with these authentication methods.
-    pub(super) fn new(require_auth: Option<RequireAuth>) -> Self {
+    pub(super) fn new(require_auth: Option<RequireAuth>, login: LoginSequence) -> Self {
         Self {
             violation: OnceLock::new(),
             transactions: AtomicU32::new(0),
@@ -145,6 +169,45 @@ impl ConnectionMonitor {
             long_replies: AtomicU32::new(0),
             server_version: OnceLock::new(),
             require_auth,
+            login,
+            accepts_tls: OnceLock::new(),
+            agrees_on_protocol: OnceLock::new(),
+            round_trip: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Returns whether the server accepts TLS; `None` if it was not asked.
+    pub(super) fn accepts_tls(&self) -> Option<bool> {
+        self.accepts_tls.get().copied()
+    }
+
+    /// Returns true if TLS is in use and the server agreed on PostgreSQL's protocol (ALPN).
+    pub(super) fn agrees_on_protocol(&self) -> bool {
+        self.agrees_on_protocol.get().is_some()
+    }
+
+    /// Returns the shortest round trip of the session start, an upper bound of the network's.
+    pub(super) fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.round_trip.load(Ordering::Relaxed))
+    }
+
+    fn record_round_trip(&self, round_trip: Duration) {
+        let microseconds = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+        self.round_trip.fetch_min(microseconds, Ordering::Relaxed);
+    }
+
+    /// Records the server's first request for authentication.
+    fn record_auth_request(&self) {
+        let LoginSequence {
+            auth_requested,
+            auth_requested_without_tls,
+            ..
+        } = &self.login;
+        let without_tls = auth_requested_without_tls
+            .as_ref()
+            .filter(|_| self.accepts_tls() == Some(false));
+        for requested in auth_requested.iter().chain(without_tls) {
+            requested.cancel();
         }
     }
 

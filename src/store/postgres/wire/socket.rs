@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::runtime::platform::set_unacknowledged_timeout;
 use crate::store::postgres::Host;
+use crate::store::postgres::wire::ReplyThreshold;
 
 /// The time after which an unresponsive peer counts as lost.
 const PEER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -20,7 +21,7 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
 
 /// One address of a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::store::postgres) enum HostAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
@@ -76,6 +77,16 @@ impl Socket {
     pub(in crate::store::postgres) fn local_port(&self) -> Option<u16> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl Socket {
+    /// Returns the threshold from which a TCP connection is read.
+    pub(in crate::store::postgres) fn reply_threshold(&self) -> Option<ReplyThreshold> {
+        match self {
+            Self::Tcp(stream) => ReplyThreshold::new(stream),
             Self::Unix(_) => None,
         }
     }

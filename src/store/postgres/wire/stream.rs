@@ -1,16 +1,21 @@
 //! The stream that tokio-postgres reads, with the message filter inside.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::store::postgres::wire::filter::MessageFilter;
 use crate::store::postgres::wire::{ConnectionMonitor, ProtocolViolation};
 
+/// The type of every message with a password or a proof of it.
+const PASSWORD: u8 = b'p';
 /// The reads with nothing to forward after which the task yields.
 const MAX_EMPTY_READS: u32 = 16;
 
@@ -26,6 +31,10 @@ pub(in crate::store::postgres) struct MonitoredStream<S> {
     /// How much of `out` was read.
     read: usize,
     violation: Option<ProtocolViolation>,
+    /// Ends when the password may be sent; `None` once it may.
+    may_log_in: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// When the latest request of the session start was sent.
+    sent_at: Option<Instant>,
 }
 
 impl<S> MonitoredStream<S> {
@@ -43,12 +52,23 @@ impl<S> MonitoredStream<S> {
             out: Vec::new(),
             read: 0,
             violation: None,
+            may_log_in: monitor.login.may_log_in.clone().map(|may_log_in| {
+                let waiting = may_log_in.cancelled_owned();
+                Box::pin(waiting)
+            }),
+            sent_at: None,
         }
     }
 
     /// Returns the inner stream; nothing was read ahead.
     pub(super) fn into_inner(self) -> S {
         self.inner
+    }
+
+    fn record_reply(&mut self) {
+        if let Some(sent_at) = self.sent_at.take() {
+            self.monitor.record_round_trip(sent_at.elapsed());
+        }
     }
 
     fn end_with(&mut self, violation: ProtocolViolation) {
@@ -85,8 +105,10 @@ impl<S: AsyncRead + Unpin> MonitoredStream<S> {
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut one))?;
         match one.filled() {
             [] => {}
-            [b'S' | b'N'] => {
+            [reply @ (b'S' | b'N')] => {
                 self.awaits_tls_reply = false;
+                let _ = self.monitor.accepts_tls.set(*reply == b'S');
+                self.record_reply();
                 buf.put_slice(one.filled());
             }
             _ => {
@@ -124,6 +146,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
+            this.record_reply();
             let (kept, result) = this.filter.filter(bytes, &mut this.out);
             buf.set_filled(start + kept);
             if let Err(violation) = result {
@@ -148,7 +171,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let this = &mut *self;
+        if let Some(waiting) = &mut this.may_log_in
+            && buf.first() == Some(&PASSWORD)
+        {
+            ready!(waiting.as_mut().poll(cx));
+            this.may_log_in = None;
+        }
+        if this.filter.is_starting() {
+            this.sent_at = Some(Instant::now());
+        }
+        Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

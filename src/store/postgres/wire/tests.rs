@@ -73,7 +73,7 @@ fn filtered<'a>(
 }
 
 fn monitor() -> Arc<ConnectionMonitor> {
-    Arc::new(ConnectionMonitor::new(None))
+    Arc::new(ConnectionMonitor::new(None, LoginSequence::default()))
 }
 
 /// Filters `stream` whole, in two pieces at every position, and by bytes; all must agree.
@@ -337,7 +337,10 @@ fn only_required_authentication_methods_are_forwarded() {
         ("none", 0, None),
         ("none", 10, Some("scram-sha-256")),
     ] {
-        let monitor = Arc::new(ConnectionMonitor::new(Some(required.parse().unwrap())));
+        let monitor = Arc::new(ConnectionMonitor::new(
+            Some(required.parse().unwrap()),
+            LoginSequence::default(),
+        ));
         let stream = request(code);
         let (forwarded, violation) = filtered(&monitor, stream.chunks(1));
         let found = match &violation {
@@ -348,7 +351,10 @@ fn only_required_authentication_methods_are_forwarded() {
         assert_eq!(forwarded.is_empty(), requested.is_some());
     }
     // The message that ends an exchange is not a method.
-    let monitor = Arc::new(ConnectionMonitor::new(Some("md5".parse().unwrap())));
+    let monitor = Arc::new(ConnectionMonitor::new(
+        Some("md5".parse().unwrap()),
+        LoginSequence::default(),
+    ));
     let stream = [request(5), request(0)].concat();
     assert_eq!(filtered(&monitor, [stream.as_slice()]).1, None);
 }

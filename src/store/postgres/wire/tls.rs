@@ -23,20 +23,25 @@ pub(in crate::store::postgres) struct MonitoredTls {
     config: Arc<ClientConfig>,
     host: String,
     monitor: Arc<ConnectionMonitor>,
+    requires_protocol: bool,
 }
 
 impl MonitoredTls {
-    /// Creates the connector for `host`; if `config` names a protocol (ALPN), the server must agree
-    /// on it.
+    /// Creates the connector for `host`.
+    ///
+    /// If `requires_protocol` is true, the server must agree on the protocol that `config` names
+    /// (ALPN). Otherwise a server may ignore it, as PostgreSQL before 17 does.
     pub(in crate::store::postgres) fn new(
         config: &Arc<ClientConfig>,
         host: &str,
         monitor: &Arc<ConnectionMonitor>,
+        requires_protocol: bool,
     ) -> Self {
         Self {
             config: Arc::clone(config),
             host: host.to_owned(),
             monitor: Arc::clone(monitor),
+            requires_protocol,
         }
     }
 }
@@ -53,11 +58,13 @@ where
         Box::pin(async move {
             let host = ServerName::try_from(self.host)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-            let protocol = self.config.alpn_protocols.first().cloned();
             let connector = TlsConnector::from(self.config);
             let stream = connector.connect(host, stream.into_inner()).await?;
-            // Another service on the same host would not agree.
-            if stream.get_ref().1.alpn_protocol() != protocol.as_deref() {
+            // rustls refuses a protocol that was not offered.
+            if stream.get_ref().1.alpn_protocol().is_some() {
+                let _ = self.monitor.agrees_on_protocol.set(());
+            } else if self.requires_protocol {
+                // Another service on the same host would not agree.
                 return Err(io::Error::other(
                     "the server did not agree on PostgreSQL's protocol (ALPN)",
                 ));

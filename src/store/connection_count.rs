@@ -1,0 +1,460 @@
+//! Chooses how many connections a run uses, by the rate at which tokens are settled. Without I/O.
+//!
+//! A server commits several transactions with one sync of its log, so more connections store more
+//! tokens, up to a number that depends on the server and on who else uses it. The number is tried
+//! out: it doubles as long as the rate rises. Later a smaller and a larger number are tried from time
+//! to time.
+
+use std::time::{Duration, Instant};
+
+/// The connections that a run starts with, if it has enough tokens.
+const FIRST: usize = 16;
+/// The most connections that are chosen; an operator may set more.
+pub(super) const MOST: usize = 64;
+/// The most connections that are chosen behind a pooler, which shares few backends among them.
+const MOST_BEHIND_POOLER: usize = 32;
+/// The most connections that are opened while the number of free ones is not known.
+const MOST_UNKNOWN: usize = 8;
+/// The least connections that are tried.
+const LEAST: usize = 4;
+/// While the number doubles, a larger one stays if it settles this share of the smaller one's rate: a
+/// single window is noisy, and too few connections cost more than too many.
+const KEEP: f64 = 0.95;
+/// Later a larger number must settle this share of the best one's rate, and a smaller one that share.
+const GAIN: f64 = 1.03;
+const LOSS: f64 = 0.99;
+/// The most windows of a trial.
+const TRIAL_WINDOWS: usize = 2;
+/// The weight of the last window in the rate of the best number.
+const WEIGHT: f64 = 0.3;
+/// The share of a connection's former rate below which other clients take the server's time.
+const CROWDED: f64 = 0.5;
+/// The number of crowded windows in a row after which a run backs off.
+const CROWDED_WINDOWS: u32 = 5;
+/// The number of windows before the next trial: at first, and at most.
+const PAUSE: (u32, u32) = (8, 160);
+/// The length of a window.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// A window of time in which settled tokens are counted.
+#[derive(Debug)]
+pub(super) struct Window {
+    began: Instant,
+    /// The tokens that were settled before.
+    settled: u64,
+    /// True if all connections worked at the beginning, and tokens waited.
+    is_full: bool,
+}
+
+impl Window {
+    /// Begins the first window, which does not count.
+    pub(super) fn begin(now: Instant, settled: u64) -> Self {
+        Self {
+            began: now,
+            settled,
+            is_full: false,
+        }
+    }
+
+    /// Returns when the window ends.
+    pub(super) fn end(&self) -> Instant {
+        self.began + WINDOW
+    }
+
+    /// Ends the window and begins the next one, which does not count if `is_full` is false.
+    ///
+    /// Returns the tokens settled per second if the window counts.
+    pub(super) fn next(&mut self, now: Instant, settled: u64, is_full: bool) -> Option<f64> {
+        let seconds = now.saturating_duration_since(self.began).as_secs_f64();
+        #[allow(clippy::cast_precision_loss, reason = "a count of tokens")]
+        let count = (settled - self.settled) as f64;
+        let counts = is_full && self.is_full && seconds > 0.0;
+        *self = Self {
+            began: now,
+            settled,
+            is_full,
+        };
+        counts.then(|| count / seconds)
+    }
+
+    /// Makes the current window one that does not count.
+    pub(super) fn discard(&mut self) {
+        self.is_full = false;
+    }
+}
+
+/// What is known about the server when a run starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FreeConnections {
+    /// The connections that the role could make, the first one included; `None` if unknown.
+    pub(super) free: Option<u32>,
+    /// True if a pooler shares the server's connections.
+    pub(super) is_pooled: bool,
+}
+
+impl FreeConnections {
+    /// Returns the most connections for one of `processes` that share the server: together they take
+    /// at most half of the free ones.
+    pub(super) fn share(self, processes: u64) -> usize {
+        let processes = usize::try_from(processes).unwrap_or(usize::MAX).max(1);
+        let most = match self.free {
+            _ if self.is_pooled => MOST_BEHIND_POOLER,
+            Some(free) => usize::try_from(free / 2).unwrap_or(MOST),
+            None => MOST_UNKNOWN,
+        };
+        (most / processes).clamp(1, MOST)
+    }
+}
+
+/// The number of connections to use.
+#[derive(Debug)]
+pub(super) struct ConnectionCount {
+    most: usize,
+    wanted: usize,
+    /// `None` for a number that was set.
+    search: Option<Search>,
+}
+
+/// The search for the best number.
+#[derive(Debug)]
+struct Search {
+    /// The best number so far.
+    best: usize,
+    /// Tokens per second with `best` connections, over the last windows; 0 if not measured yet.
+    rate: f64,
+    /// The rate of one connection when `best` was chosen.
+    rate_per_connection: f64,
+    /// True until the number was doubled in vain.
+    is_doubling: bool,
+    /// True if the next trial is a larger number.
+    is_upwards: bool,
+    /// The rates of the current trial's windows.
+    trial: Vec<f64>,
+    /// The number of windows until the next trial, and after it.
+    pause: u32,
+    next_pause: u32,
+    crowded_windows: u32,
+}
+
+impl ConnectionCount {
+    /// Uses this number.
+    pub(super) fn fixed(count: usize) -> Self {
+        Self {
+            most: count.max(1),
+            wanted: count.max(1),
+            search: None,
+        }
+    }
+
+    /// Searches for the best number, at most `most`.
+    pub(super) fn auto(most: usize) -> Self {
+        let most = most.max(1);
+        let first = most.min(FIRST);
+        Self {
+            most,
+            wanted: first,
+            search: (most > 1).then(|| Search::from(first)),
+        }
+    }
+
+    /// Returns the number of connections to use now.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Returns true if the rates of windows decide.
+    pub(super) fn is_searching(&self) -> bool {
+        self.search.is_some()
+    }
+
+    /// Takes the rate of a window, in tokens per second: all wanted connections worked, and tokens
+    /// waited for them.
+    pub(super) fn record(&mut self, rate: f64) {
+        let (most, wanted) = (self.most, self.wanted);
+        if let Some(search) = &mut self.search {
+            self.wanted = search.record(rate, wanted, most);
+        }
+    }
+
+    /// Continues with the `open` connections after the server refused one more.
+    pub(super) fn refuse(&mut self, open: usize) {
+        let open = open.max(1);
+        if let Some(search) = &mut self.search
+            && open < self.wanted
+        {
+            self.wanted = open;
+            search.is_doubling = false;
+            search.is_upwards = true;
+            search.choose(open, 0.0);
+        }
+    }
+}
+
+impl Search {
+    fn from(best: usize) -> Self {
+        Self {
+            best,
+            rate: 0.0,
+            rate_per_connection: 0.0,
+            is_doubling: true,
+            is_upwards: true,
+            trial: Vec::new(),
+            pause: 0,
+            next_pause: PAUSE.0,
+            crowded_windows: 0,
+        }
+    }
+
+    /// Returns the number for the next window after one with `wanted` connections.
+    fn record(&mut self, rate: f64, wanted: usize, most: usize) -> usize {
+        if wanted == self.best {
+            return self.record_best(rate, most);
+        }
+        self.trial.push(rate);
+        let mean = self.trial.iter().sum::<f64>() / as_f64(self.trial.len());
+        if self.is_doubling && mean >= self.rate * KEEP {
+            self.choose(wanted, mean);
+            self.is_doubling = wanted < most;
+            self.is_upwards = false;
+            return self.next(most);
+        }
+        if self.trial.len() < TRIAL_WINDOWS {
+            return wanted;
+        }
+        let least = if wanted > self.best { GAIN } else { LOSS };
+        if self.is_doubling || mean < self.rate * least {
+            return self.reject();
+        }
+        self.next_pause = PAUSE.0;
+        self.choose(wanted, mean);
+        wanted
+    }
+
+    /// Takes a window with the best number.
+    fn record_best(&mut self, rate: f64, most: usize) -> usize {
+        if self.rate == 0.0 {
+            self.choose(self.best, rate);
+        }
+        self.rate += (rate - self.rate) * WEIGHT;
+        if self.rate >= self.rate_per_connection * as_f64(self.best) * CROWDED {
+            self.crowded_windows = 0;
+            return self.next(most);
+        }
+        self.crowded_windows += 1;
+        if self.crowded_windows < CROWDED_WINDOWS || self.best <= FIRST {
+            return self.best;
+        }
+        let fewer = (self.best * 3 / 4).max(FIRST.min(self.best));
+        self.is_doubling = false;
+        self.is_upwards = true;
+        self.choose(fewer, 0.0);
+        fewer
+    }
+
+    /// Takes this number as the best one.
+    fn choose(&mut self, count: usize, rate: f64) {
+        self.best = count;
+        self.rate = rate;
+        self.rate_per_connection = rate / as_f64(count);
+        self.crowded_windows = 0;
+        self.trial.clear();
+        self.pause = self.next_pause;
+    }
+
+    /// Returns to the best number; the next trial is in the other direction, and later.
+    fn reject(&mut self) -> usize {
+        self.is_doubling = false;
+        self.is_upwards = !self.is_upwards;
+        self.trial.clear();
+        self.pause = self.next_pause;
+        self.next_pause = (self.next_pause * 2).min(PAUSE.1);
+        self.best
+    }
+
+    /// Returns the best number, or the one to try.
+    fn next(&mut self, most: usize) -> usize {
+        if self.is_doubling {
+            return (self.best * 2).min(most);
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return self.best;
+        }
+        let (more, fewer) = ((self.best * 3 / 2).min(most), self.best * 3 / 4);
+        self.is_upwards &= more > self.best;
+        if self.is_upwards {
+            more
+        } else {
+            fewer.max(LEAST.min(self.best))
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a small number")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that `others` connections use too, without I/O.
+    struct Server {
+        /// The tokens per second of one connection alone.
+        each: f64,
+        /// The most tokens per second of all connections.
+        all: f64,
+        others: usize,
+        /// How much the rate of a window may deviate, as a share.
+        noise: f64,
+        random: fastrand::Rng,
+    }
+
+    impl Server {
+        fn new(each: f64, all: f64) -> Self {
+            Self {
+                each,
+                all,
+                others: 0,
+                noise: 0.0,
+                random: fastrand::Rng::with_seed(7),
+            }
+        }
+
+        /// Returns the tokens per second of `count` connections, which approach the most.
+        fn expected(&self, count: usize) -> f64 {
+            let clients = as_f64(count + self.others);
+            let demand = self.each * clients;
+            demand / (1.0 + demand / self.all) * as_f64(count) / clients
+        }
+
+        fn rate(&mut self, count: usize) -> f64 {
+            let deviation = (self.random.f64() * 2.0 - 1.0) * self.noise;
+            self.expected(count) * (1.0 + deviation)
+        }
+
+        fn run(&mut self, count: &mut ConnectionCount, windows: usize) {
+            for _ in 0..windows {
+                let rate = self.rate(count.wanted());
+                count.record(rate);
+            }
+        }
+    }
+
+    fn known(free: u32) -> FreeConnections {
+        FreeConnections {
+            free: Some(free),
+            is_pooled: false,
+        }
+    }
+
+    #[test]
+    fn processes_together_take_at_most_half_of_the_free_connections() {
+        for free in [1, 2, 7, 97, 100, 1000] {
+            for processes in [0, 1, 2, 3, 4, 64, u64::MAX] {
+                let most = known(free).share(processes);
+                let all = u64::try_from(most)
+                    .unwrap()
+                    .saturating_mul(processes.max(1));
+                assert!(
+                    most == 1 || most <= MOST && all <= u64::from(free / 2),
+                    "{most} of {free} for {processes}"
+                );
+            }
+        }
+        assert_eq!(known(97).share(1), 48);
+        assert_eq!(FreeConnections::default().share(1), MOST_UNKNOWN);
+        let pooled = FreeConnections {
+            is_pooled: true,
+            ..known(1000)
+        };
+        assert_eq!(pooled.share(2), MOST_BEHIND_POOLER / 2);
+    }
+
+    #[test]
+    fn number_doubles_while_the_rate_rises() {
+        let mut server = Server::new(3_000.0, 40_000.0);
+        let mut count = ConnectionCount::auto(48);
+        assert_eq!(count.wanted(), FIRST);
+        server.run(&mut count, 1);
+        assert_eq!(count.wanted(), 32);
+        server.run(&mut count, 1);
+        assert_eq!(count.wanted(), 48);
+        server.run(&mut count, 3);
+        assert_eq!(count.wanted(), 48, "a larger number was not refused");
+    }
+
+    #[test]
+    fn number_shrinks_when_more_connections_gain_nothing() {
+        let mut server = Server::new(1e9, 30_000.0);
+        let mut count = ConnectionCount::auto(64);
+        server.run(&mut count, 1000);
+        assert!(count.wanted() < FIRST, "{}", count.wanted());
+    }
+
+    #[test]
+    fn found_number_is_near_the_best_on_noisy_servers() {
+        for (each, all) in [(500.0, 30_000.0), (2_000.0, 30_000.0), (20_000.0, 30_000.0)] {
+            for seed in 0..50 {
+                let mut server = Server {
+                    noise: 0.05,
+                    random: fastrand::Rng::with_seed(seed),
+                    ..Server::new(each, all)
+                };
+                let mut count = ConnectionCount::auto(MOST);
+                server.run(&mut count, 100);
+                let mut found = 0.0;
+                for _ in 0..200 {
+                    server.run(&mut count, 1);
+                    found += server.expected(count.wanted()) / 200.0;
+                }
+                let best = server.expected(MOST);
+                assert!(
+                    found >= 0.93 * best,
+                    "{each} each with seed {seed}: {found} of {best}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn run_backs_off_when_other_clients_take_the_server() {
+        let mut server = Server::new(3_000.0, 40_000.0);
+        let mut count = ConnectionCount::auto(48);
+        server.run(&mut count, 5);
+        let alone = count.wanted();
+        server.others = 400;
+        server.run(&mut count, 12);
+        assert!(count.wanted() < alone, "{}", count.wanted());
+    }
+
+    #[test]
+    fn refused_connection_ends_the_search_for_more_until_later() {
+        let mut count = ConnectionCount::auto(48);
+        count.record(10_000.0);
+        count.refuse(20);
+        assert_eq!(count.wanted(), 20);
+        count.record(12_000.0);
+        assert_eq!(count.wanted(), 20);
+        count.refuse(25);
+        assert_eq!(count.wanted(), 20, "more are open than needed");
+        let mut fixed = ConnectionCount::fixed(30);
+        fixed.refuse(3);
+        fixed.record(1.0);
+        assert_eq!(fixed.wanted(), 30, "a number that was set stays");
+    }
+
+    #[test]
+    fn window_counts_only_if_tokens_waited_at_both_ends() {
+        let began = Instant::now();
+        let mut window = Window::begin(began, 0);
+        let at = |tenths: u64| began + Duration::from_millis(100 * tenths);
+        assert_eq!(window.next(at(1), 10, true), None);
+        assert_eq!(window.next(at(2), 110, true), Some(1000.0));
+        assert_eq!(window.next(at(3), 200, false), None);
+        assert_eq!(window.next(at(4), 300, true), None);
+        window.discard();
+        assert_eq!(window.next(at(5), 400, true), None);
+    }
+}
