@@ -29,6 +29,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
         }
     }
     let limits = layers.limits();
+    layers.requests();
     let store = layers.store(target.unwrap_or(DatabaseTarget::Demo));
     layers.reports();
     layers.journal();

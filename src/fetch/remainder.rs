@@ -89,6 +89,7 @@ mod tests {
         while let Some(next) = remainder.next() {
             remainder.reserve(next);
             reserved.push(next);
+            assert!(reserved.len() < 100, "the remainder has no end");
         }
         reserved
     }
