@@ -123,7 +123,7 @@ options! {
     CONNECTIONS: Option<usize> = value::count_or_auto,
         Row {
             key: "database.connections", group: "Database", unset: Value("auto"),
-            is_rare: true, on: SETTLES, ..flag("connections", "auto|N")
+            is_rare: true, on: SETTLES, ..flag("connections", "N")
         };
     /// Inserts in flight per connection; always 1 behind a pooler
     PIPELINE: usize = value::count,

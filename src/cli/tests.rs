@@ -370,7 +370,7 @@ fn help_names_options_variables_and_exit_codes() {
               TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
     Database:
-          --connections <auto|N>
+          --connections <N>
               Maximum number of database connections; auto finds the best number while the run goes on
               [default: auto] [env: TOKEN_SERVICE_CONNECTIONS]
 

@@ -28,9 +28,9 @@ const TRIAL_WINDOWS: usize = 2;
 /// The weight of the last window in the rate of the best number.
 const WEIGHT: f64 = 0.3;
 /// The share of a connection's former rate below which other clients take the server's time.
-const CROWDED: f64 = 0.5;
-/// The number of crowded windows in a row after which a run backs off.
-const CROWDED_WINDOWS: u32 = 5;
+const CONTENDED: f64 = 0.5;
+/// The number of such windows in a row after which a run backs off.
+const CONTENDED_WINDOWS: u32 = 5;
 /// The number of windows before the next trial: at first, and at most.
 const PAUSE: (u32, u32) = (8, 160);
 /// The length of a window.
@@ -86,7 +86,7 @@ impl Window {
 /// What is known about the server when a run starts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FreeConnections {
-    /// The connections that the role could make, the first one included; `None` if unknown.
+    /// The connections that the role can use, those of this run included; `None` if unknown.
     pub(super) free: Option<u32>,
     /// True if a pooler shares the server's connections.
     pub(super) is_pooled: bool,
@@ -133,7 +133,7 @@ struct Search {
     /// The number of windows until the next trial, and after it.
     pause: u32,
     next_pause: u32,
-    crowded_windows: u32,
+    contended_windows: u32,
 }
 
 impl ConnectionCount {
@@ -201,7 +201,7 @@ impl Search {
             trial: Vec::new(),
             pause: 0,
             next_pause: PAUSE.0,
-            crowded_windows: 0,
+            contended_windows: 0,
         }
     }
 
@@ -236,12 +236,12 @@ impl Search {
             self.choose(self.best, rate);
         }
         self.rate += (rate - self.rate) * WEIGHT;
-        if self.rate >= self.rate_per_connection * as_f64(self.best) * CROWDED {
-            self.crowded_windows = 0;
+        if self.rate >= self.rate_per_connection * as_f64(self.best) * CONTENDED {
+            self.contended_windows = 0;
             return self.next(most);
         }
-        self.crowded_windows += 1;
-        if self.crowded_windows < CROWDED_WINDOWS || self.best <= FIRST {
+        self.contended_windows += 1;
+        if self.contended_windows < CONTENDED_WINDOWS || self.best <= FIRST {
             return self.best;
         }
         let fewer = (self.best * 3 / 4).max(FIRST.min(self.best));
@@ -256,7 +256,7 @@ impl Search {
         self.best = count;
         self.rate = rate;
         self.rate_per_connection = rate / as_f64(count);
-        self.crowded_windows = 0;
+        self.contended_windows = 0;
         self.trial.clear();
         self.pause = self.next_pause;
     }

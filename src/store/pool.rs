@@ -21,7 +21,7 @@ use crate::store::connection_count::{ConnectionCount, Window};
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
-use crate::store::shared::{Crew, WriterShared};
+use crate::store::shared::{WriterCounts, WriterShared};
 use crate::store::writer::{self, CloseReason, WriterStart};
 use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
@@ -105,7 +105,7 @@ impl<D: Database> Pool<D> {
             is_dry_run: options.dry_run,
             patience: options.patience,
             denials: AtomicU32::new(0),
-            crew: Crew::default(),
+            writers: WriterCounts::default(),
         });
         let (sender, ended) = oneshot::channel();
         let guard = EndGuard(Some(sender));
@@ -158,8 +158,8 @@ async fn supervise<D: Database>(
     let mut server_full_until = None;
     let mut orphans = SharedOrphans::default();
     let mut count = shared.database.connection_count();
-    shared.crew.set_wanted(count.wanted());
-    let mut window = Window::begin(clock.now(), shared.crew.replies());
+    shared.writers.set_wanted(count.wanted());
+    let mut window = Window::begin(clock.now(), shared.writers.replies());
     writers.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // Connects ahead: to a distant server that takes as long as the source's first reply.
     grow(&shared, &mut writers, expected);
@@ -172,9 +172,9 @@ async fn supervise<D: Database>(
                 }
             }
             () = clock.sleep_until(window.end()), if count.is_searching() => {
-                let is_full = shared.crew.working() == count.wanted() && queue.pending() > 0;
-                if let Some(rate) = window.next(clock.now(), shared.crew.replies(), is_full)
-                    && choose(&mut count, &shared.crew, |count| count.record(rate))
+                let is_full = shared.writers.working() == count.wanted() && queue.pending() > 0;
+                if let Some(rate) = window.next(clock.now(), shared.writers.replies(), is_full)
+                    && choose(&mut count, &shared.writers, |count| count.record(rate))
                 {
                     window.discard();
                 }
@@ -189,7 +189,7 @@ async fn supervise<D: Database>(
                     Ok(CloseReason::Surplus) | Err(_) => {}
                     Ok(CloseReason::Unconnected) => {
                         server_full_until = Some(clock.now() + FULL_SERVER_PAUSE);
-                        choose(&mut count, &shared.crew, |count| count.refuse(writers.len()));
+                        choose(&mut count, &shared.writers, |count| count.refuse(writers.len()));
                     }
                     Ok(CloseReason::Finished) => {
                         while let Some(end) = writers.join_next().await {
@@ -236,7 +236,7 @@ fn collect_finished<D: Database>(
 /// Changes the number of connections; returns true if it is another one.
 fn choose(
     count: &mut ConnectionCount,
-    crew: &Crew,
+    counts: &WriterCounts,
     change: impl FnOnce(&mut ConnectionCount),
 ) -> bool {
     let before = count.wanted();
@@ -247,7 +247,7 @@ fn choose(
             "changing the number of connections"
         );
     }
-    crew.set_wanted(count.wanted());
+    counts.set_wanted(count.wanted());
     count.wanted() != before
 }
 
@@ -262,7 +262,7 @@ fn grow<D: Database>(
     writers: &mut JoinSet<CloseReason<D>>,
     backlog: usize,
 ) {
-    let wanted = connections_for(backlog, shared.crew.wanted());
+    let wanted = connections_for(backlog, shared.writers.wanted());
     while writers.len() < wanted {
         writers.spawn(writer::run(Arc::clone(shared), None));
     }

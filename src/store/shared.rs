@@ -17,13 +17,13 @@ pub(super) struct WriterShared<D> {
     pub(super) patience: Duration,
     /// The number of denied INSERTs since one was stored.
     pub(super) denials: AtomicU32,
-    /// The writers, for the supervisor that chooses their number.
-    pub(super) crew: Crew,
+    /// The numbers of writers, for the supervisor that chooses them.
+    pub(super) writers: WriterCounts,
 }
 
-/// The writers that work, their number as it should be, and what they did.
+/// How many writers work, how many should, and how many replies they received.
 #[derive(Default)]
-pub(super) struct Crew {
+pub(super) struct WriterCounts {
     /// The number of writers that have a connection and take new tokens.
     working: AtomicUsize,
     /// The number of connections to use now.
@@ -34,7 +34,7 @@ pub(super) struct Crew {
     replies: AtomicU64,
 }
 
-impl Crew {
+impl WriterCounts {
     /// Returns the number of writers that work.
     pub(super) fn working(&self) -> usize {
         self.working.load(Ordering::Relaxed)
@@ -63,16 +63,16 @@ impl Crew {
     }
 
     /// Counts a writer as working until the result is dropped.
-    pub(super) fn join(&self) -> CrewMember<'_> {
+    pub(super) fn begin_work(&self) -> WorkingWriter<'_> {
         self.working.fetch_add(1, Ordering::Relaxed);
-        CrewMember(self)
+        WorkingWriter(self)
     }
 }
 
 /// A writer that works.
-pub(super) struct CrewMember<'a>(&'a Crew);
+pub(super) struct WorkingWriter<'a>(&'a WriterCounts);
 
-impl CrewMember<'_> {
+impl WorkingWriter<'_> {
     /// Returns true if this writer is to end, because fewer are wanted.
     pub(super) fn is_surplus(&self) -> bool {
         let (order, surplus) = (Ordering::Relaxed, &self.0.surplus);
@@ -81,7 +81,7 @@ impl CrewMember<'_> {
     }
 }
 
-impl Drop for CrewMember<'_> {
+impl Drop for WorkingWriter<'_> {
     fn drop(&mut self) {
         self.0.working.fetch_sub(1, Ordering::Relaxed);
     }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::journal::{replay, run_with_journal};
+use crate::retries;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
@@ -15,18 +16,8 @@ const HEADER: &str = "source: {idempotency_header: Idempotency-Key}";
 /// Runs with keys; returns the run and its report.
 #[track_caller]
 fn run(source: &Source, config: &str, args: &[&str], code: i32) -> (Run, Report) {
-    let database = Database::standard();
-    let run = Command::new()
-        .source(source)
-        .database(&database)
-        .config(config)
-        .args(["--report", "ndjson"])
-        .args(args)
-        .run()
-        .expect_code(code);
-    let report = Report::of_run(&run);
-    assert_eq!(report.with_status("stored"), database.rows());
-    (run, report)
+    let (run, report) = retries::run(source, config, args);
+    (run.expect_code(code), report)
 }
 
 /// The keys of the requests, in order of arrival.

@@ -6,7 +6,9 @@ use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::source::{Response, Source};
 
-fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
+/// Runs with an `ndjson` report, which is compared with the table.
+#[track_caller]
+pub fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
     let database = Database::standard();
     let run = Command::new()
         .source(source)

@@ -14,7 +14,7 @@ const MIN_STEPS: f64 = 600.0;
 const MAX_STEPS: f64 = 3000.0;
 /// A refusal is to cost at most a sixth of the time. A tenth of the steps are taken until the next one.
 const STEPS_PER_LOST_REQUEST: f64 = 60.0;
-/// A shorter learned interval is none.
+/// A learned interval that is shorter is forgotten.
 const MIN: Duration = Duration::from_millis(1);
 
 /// The interval between requests.

@@ -18,7 +18,7 @@ use crate::store::in_flight::{InDoubtSet, InFlight, RetryToken, report_unknown};
 use crate::store::orphans::{Orphans, retry_lost};
 use crate::store::queue::{Claim, StoreJob};
 use crate::store::replies::PendingReplies;
-use crate::store::shared::{CrewMember, WriterShared};
+use crate::store::shared::{WorkingWriter, WriterShared};
 use crate::store::sqlstate::scrub;
 
 /// The number of tokens without a row in one look-up.
@@ -189,7 +189,7 @@ impl<D: Database> Writer<D> {
         let mut giving_up = pin!(queue.giving_up().cancelled());
         let mut timer = reply_timeout.map(|limit| clock.sleep_until(self.now + limit));
         let mut last_reply = self.now;
-        let mut member = Some(shared.crew.join());
+        let mut working = Some(shared.writers.begin_work());
         let mut replies = PendingReplies::with_capacity(self.pipeline(connection));
         let mut is_closed = false;
         loop {
@@ -203,8 +203,8 @@ impl<D: Database> Writer<D> {
             if self.is_draining && idle {
                 return true;
             }
-            if member.as_ref().is_some_and(CrewMember::is_surplus) {
-                member = None;
+            if working.as_ref().is_some_and(WorkingWriter::is_surplus) {
+                working = None;
                 self.is_surplus = true;
             }
             let takes_tokens = !is_closed && !self.is_surplus;
@@ -230,7 +230,7 @@ impl<D: Database> Writer<D> {
                         }
                         next = replies.try_next();
                     }
-                    shared.crew.add_replies(count);
+                    shared.writers.add_replies(count);
                 }
                 claim = queue.claim(), if has_room && takes_tokens && self.claim.is_none() => match claim {
                     Some(claim) => self.claim = Some(claim),
@@ -255,7 +255,7 @@ impl<D: Database> Writer<D> {
 
     /// Returns the most INSERTs in flight.
     fn pipeline(&self, connection: &D::Connection) -> usize {
-        connection.pipeline(self.shared.crew.wanted())
+        connection.pipeline(self.shared.writers.wanted())
     }
 
     /// Returns true if enough of the pipeline is free.
