@@ -127,6 +127,7 @@ async fn run_on_demo(mut script: Script) -> Result<(), String> {
         Some(deadline),
     );
     let options = store::StoreOptions {
+        receipts: None,
         target: DatabaseTarget::Demo,
         ..settings.store
     };

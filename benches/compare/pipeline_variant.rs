@@ -194,6 +194,7 @@ fn default_limits() -> FetchLimits {
 
 fn demo_store() -> StoreOptions {
     StoreOptions {
+        receipts: None,
         target: DatabaseTarget::Demo,
         table: TableName::plain("secret_tokens"),
         column: "data".to_owned(),

@@ -17,7 +17,7 @@ use crate::observe::logging::LineFormat;
 
 /// The options of a command, one of [`on`], as clap takes them: those of the table that apply to it.
 #[derive(Clone, Debug)]
-pub struct OptionArgs<const COMMAND: u8>(pub Given);
+pub struct OptionArgs<const COMMAND: u16>(pub Given);
 
 /// The arguments of a run.
 pub type RunArgs = OptionArgs<{ on::RUN }>;
@@ -30,7 +30,7 @@ pub type DemoSourceArgs = OptionArgs<{ on::DEMO_SOURCE }>;
 #[derive(Clone, Debug, Default)]
 pub struct Given {
     /// The command, one of [`on`].
-    pub command: u8,
+    pub command: u16,
     /// The values by the `id` of their row; a switch has `true`.
     values: BTreeMap<&'static str, Vec<OsString>>,
 }
@@ -42,11 +42,11 @@ impl Given {
     }
 }
 
-fn rows_of(command: u8) -> impl Iterator<Item = &'static Row> {
+fn rows_of(command: u16) -> impl Iterator<Item = &'static Row> {
     ROWS.iter().filter(move |row| row.on & command != 0)
 }
 
-impl<const COMMAND: u8> Args for OptionArgs<COMMAND> {
+impl<const COMMAND: u16> Args for OptionArgs<COMMAND> {
     fn augment_args(command: clap::Command) -> clap::Command {
         let of_source = [
             &FETCH_CONCURRENCY.row,
@@ -69,7 +69,7 @@ impl<const COMMAND: u8> Args for OptionArgs<COMMAND> {
     }
 }
 
-impl<const COMMAND: u8> FromArgMatches for OptionArgs<COMMAND> {
+impl<const COMMAND: u16> FromArgMatches for OptionArgs<COMMAND> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let values_of = |row: &Row| match row.shape {
             Shape::Switch if matches.get_flag(row.id) => vec![OsString::from("true")],

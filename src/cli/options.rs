@@ -13,9 +13,11 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::table::Shape::{List, Text};
 use crate::cli::table::Unset::{Described, Value};
-use crate::cli::table::on::{CASE, CHECK, CONFIGURED, DEMO_SOURCE, REPORTS, RUNS, SETTLES};
+use crate::cli::table::on::{
+    self, CASE, CHECK, CONFIGURED, DEMO_SOURCE, REPLAY, REPORTS, RUN, RUNS, SCHEMA, SETTLES,
+};
 use crate::cli::table::{Row, flag, options, switch};
-use crate::cli::value::{self, ParseResult, ShardArg};
+use crate::cli::value::{self, ParseResult, RunId, ShardArg};
 use crate::observe::logging::LineFormat;
 use crate::observe::metrics::MetricLabel;
 use crate::observe::progress::ProgressMode;
@@ -23,6 +25,7 @@ use crate::pipeline::concurrency::Concurrency;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{FORMAT_NAMES, ReportSpec};
+use crate::store::identifier::TableName;
 
 options! {
     /// Number of tokens, at least 1
@@ -132,6 +135,18 @@ options! {
             unset: Described("from the round-trip time and the connections, 8 to 128"),
             is_rare: true, on: SETTLES,
             ..flag("pipeline", "N")
+        };
+    /// Store each token together with a receipt in TABLE, which `schema` prints; then every doubt can be
+    /// settled, and the run can be continued
+    RECEIPTS: TableName = TableName::parse,
+        Row {
+            key: "database.receipts", group: "Database", unset: Described("no receipts"),
+            on: RUN | REPLAY | CHECK | SCHEMA | on::RECEIPTS, ..flag("receipts", "TABLE")
+        };
+    /// The id of the run; with the id of an earlier run, continue that one from its receipts
+    RUN_ID: RunId = value::run_id,
+        Row {
+            group: "Run", unset: Described("a new UUID"), on: RUN, ..flag("run-id", "ID")
         };
     /// {values}, on standard output or to PATH; repeatable
     REPORT: ReportSpec = value::report,

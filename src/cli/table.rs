@@ -9,38 +9,49 @@ use crate::cli::value::ParseResult;
 /// The commands that take an option as a flag, as bits.
 pub mod on {
     /// `token_service [SIZE]`.
-    pub const RUN: u8 = 1;
+    pub const RUN: u16 = 1;
     /// `token_service demo`.
-    pub const DEMO: u8 = 1 << 1;
+    pub const DEMO: u16 = 1 << 1;
     /// `token_service replay`.
-    pub const REPLAY: u8 = 1 << 2;
+    pub const REPLAY: u16 = 1 << 2;
     /// `token_service merge`.
-    pub const MERGE: u8 = 1 << 3;
+    pub const MERGE: u16 = 1 << 3;
     /// `token_service check`.
-    pub const CHECK: u8 = 1 << 4;
+    pub const CHECK: u16 = 1 << 4;
     /// `token_service demo-source`.
-    pub const DEMO_SOURCE: u8 = 1 << 5;
+    pub const DEMO_SOURCE: u16 = 1 << 5;
     /// Not a command: the `options` of a case of a pipeline test.
-    pub const CASE: u8 = 1 << 6;
+    pub const CASE: u16 = 1 << 6;
+    /// `token_service schema`.
+    pub const SCHEMA: u16 = 1 << 7;
+    /// `token_service audit`.
+    pub const AUDIT: u16 = 1 << 8;
+    /// `token_service receipts prune`.
+    pub const PRUNE: u16 = 1 << 9;
 
     /// Both kinds of a run.
-    pub const RUNS: u8 = RUN | DEMO;
+    pub const RUNS: u16 = RUN | DEMO;
     /// Commands that settle tokens.
-    pub const SETTLES: u8 = RUNS | REPLAY;
+    pub const SETTLES: u16 = RUNS | REPLAY;
     /// Commands that write reports.
-    pub const REPORTS: u8 = SETTLES | MERGE;
+    pub const REPORTS: u16 = SETTLES | MERGE;
+    /// Commands about receipts that a run has written.
+    pub const RECEIPTS: u16 = AUDIT | PRUNE;
     /// Commands that read the configuration.
-    pub const CONFIGURED: u8 = REPORTS | CHECK;
+    pub const CONFIGURED: u16 = REPORTS | CHECK | SCHEMA | RECEIPTS;
 }
 
 /// Returns the name of a command among [`on`], as typed.
-pub(crate) fn command_name(command: u8) -> Option<&'static str> {
+pub(crate) fn command_name(command: u16) -> Option<&'static str> {
     Some(match command {
         on::DEMO => "demo",
         on::REPLAY => "replay",
         on::MERGE => "merge",
         on::CHECK => "check",
         on::DEMO_SOURCE => "demo-source",
+        on::SCHEMA => "schema",
+        on::AUDIT => "audit",
+        on::PRUNE => "receipts prune",
         _ => return None,
     })
 }
@@ -110,7 +121,7 @@ pub struct Row {
     /// True if messages must not show the value.
     pub is_secret: bool,
     /// Where it is a flag, as bits of [`on`].
-    pub on: u8,
+    pub on: u16,
     /// The help.
     pub help: &'static str,
     /// Checks a value as the option's parser does.

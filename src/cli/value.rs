@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use tracing::level_filters::LevelFilter;
 use url::Url;
+use uuid::Uuid;
 
 use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
@@ -339,6 +340,25 @@ impl FromStr for ShardArg {
 /// Parses a shard.
 pub fn shard(text: &str) -> ParseResult<ShardArg> {
     text.parse()
+}
+
+/// The id of a run that the operator names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunId(pub Uuid);
+
+/// The namespace of the UUIDs that are made from other ids; random, and fixed for ever.
+const RUN_ID_NAMESPACE: Uuid = Uuid::from_u128(0x8a51_0d5e_6c0b_4f7e_9d37_2b1f_a4c8_60e3);
+
+/// Parses the id of a run. A UUID is taken as it is; another text, such as the name of a job, becomes a
+/// UUID (version 5).
+pub fn run_id(text: &str) -> ParseResult<RunId> {
+    if text.trim().is_empty() {
+        return Err(String::from("must not be empty"));
+    }
+    let id = Uuid::parse_str(text);
+    Ok(RunId(id.unwrap_or_else(|_| {
+        Uuid::new_v5(&RUN_ID_NAMESPACE, text.as_bytes())
+    })))
 }
 
 /// Parses how reports show tokens.

@@ -72,7 +72,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Reports invalid values of the options that these commands take.
-    pub(super) fn check_options(&self, commands: u8) {
+    pub(super) fn check_options(&self, commands: u16) {
         for row in ROWS.iter().filter(|row| row.on & commands != 0) {
             self.parse(row, row.check);
         }

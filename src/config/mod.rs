@@ -36,9 +36,10 @@ use secrecy::SecretString;
 
 use crate::cli::Given;
 use crate::cli::env::Env;
+use crate::cli::value::RunId;
 use crate::cli::options::{
     CONNECTIONS, DEADLINE, DRY_RUN, ERROR_FORMAT, GRACE, LISTEN, LOG_FORMAT, LOG_LEVEL, MASK,
-    OUT_DIR, PATIENCE, PIPELINE, PROGRESS, SCRIPT, WAIT,
+    OUT_DIR, PATIENCE, PIPELINE, PROGRESS, RECEIPTS, RUN_ID, SCRIPT, WAIT,
 };
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
@@ -54,6 +55,7 @@ use crate::fetch::http::HttpEndpoint;
 use crate::observe::logging::LogSettings;
 use crate::observe::otel::Tracer;
 use crate::runtime::secret::Secret;
+use crate::store::receipts::Receipts;
 use crate::store::{self, DatabaseTarget};
 
 /// The variable that sets the source's `Authorization` header.
@@ -139,9 +141,27 @@ impl Layers<'_> {
             let error = usage("a replay cannot be a dry run");
             self.fail(error.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
         }
+        let run_id = match purpose {
+            Purpose::Run => self.get(&RUN_ID).map(|RunId(id)| id),
+            Purpose::Replay | Purpose::Demo => None,
+        };
+        if run_id.is_some() && store.receipts.is_none() {
+            let error = usage("--run-id needs receipts, by which a run is continued");
+            self.fail(error.hint(
+                "set --receipts TABLE or database.receipts; `token_service schema` prints the table",
+            ));
+        }
+        if store.dry_run {
+            if run_id.is_some() {
+                let error = usage("--run-id cannot be combined with --dry-run");
+                self.fail(error.hint("a dry run stores nothing, so it writes no receipts either"));
+            }
+            store.receipts = None;
+        }
         let used_files = self.check_path_conflicts(replayed, Some(&store.target));
         let settings = RunSettings {
             size: size.size,
+            run_id,
             shard: match purpose {
                 Purpose::Replay => Shard::default(),
                 Purpose::Run | Purpose::Demo => self.collect(self.shard()),
@@ -188,6 +208,10 @@ impl Layers<'_> {
             } else {
                 self.value(&COLUMN)
             },
+            receipts: self
+                .get(&RECEIPTS)
+                .filter(|_| !is_demo)
+                .map(Receipts::in_table),
             target,
             connections: self.value(&CONNECTIONS),
             pipeline: self.get(&PIPELINE),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::config::shard::Shard;
 use crate::error::Error;
 use crate::fetch::http::HttpEndpoint;
@@ -75,6 +77,8 @@ pub struct RunSettings {
     /// This shard's part of SIZE: 0 if the part or the input is empty, and
     /// [`crate::cli::value::MAX_SIZE`] for all tokens of a pipe.
     pub size: u64,
+    /// The id of the run, if the operator named it.
+    pub run_id: Option<Uuid>,
     /// The shard; the only one in a replay.
     pub shard: Shard,
     /// The source of the tokens.

@@ -21,6 +21,7 @@ mod page_spans;
 mod pool;
 pub mod postgres;
 mod queue;
+pub mod receipts;
 mod replies;
 mod shared;
 mod sqlite;
@@ -42,12 +43,15 @@ use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::identifier::TableName;
 use crate::store::page_spans::PageSpans;
+use crate::store::receipts::Receipts;
 
 /// The options of a store; validated.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The database.
     pub target: DatabaseTarget,
+    /// The receipts of the tokens, if they are written.
+    pub receipts: Option<Receipts>,
     /// The table, quoted as an identifier in SQL.
     pub table: TableName,
     /// The column, quoted as an identifier in SQL.

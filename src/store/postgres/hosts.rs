@@ -216,6 +216,7 @@ mod tests {
         address.connect_timeout = std::time::Duration::from_millis(200);
         address.sslmode = super::super::SslMode::Disable;
         let options = crate::store::StoreOptions {
+            receipts: None,
             target: crate::store::DatabaseTarget::Demo,
             table: crate::store::identifier::TableName::plain("secret_tokens"),
             column: "data".to_owned(),

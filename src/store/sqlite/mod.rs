@@ -279,6 +279,7 @@ mod tests {
 
     fn options(target: DatabaseTarget) -> StoreOptions {
         StoreOptions {
+            receipts: None,
             target,
             table: TableName::plain("secret_tokens"),
             column: "data".to_owned(),
