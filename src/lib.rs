@@ -34,6 +34,7 @@ pub mod parts {
     pub use crate::observe::number::grouped;
     pub use crate::observe::otel::Tracer;
     pub use crate::observe::run_context::RunContext;
+    pub use crate::pipeline::identifier::TableName;
     pub use crate::report::ledger::Ledger;
     pub use crate::report::{ReportFormat, ReportSpec, Reports, text};
     pub use crate::runtime::clock::{Clock, SystemClock};
@@ -42,6 +43,5 @@ pub mod parts {
     pub use crate::script::finish::run_and_drain;
     pub use crate::script::host::{HostParts, ScriptHost};
     pub use crate::script::{STACK_SIZE, Script, ScriptSettings};
-    pub use crate::store::identifier::TableName;
     pub use crate::store::{DatabaseTarget, Store, StoreOptions};
 }

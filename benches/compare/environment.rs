@@ -64,6 +64,7 @@ impl BenchEnvironment {
         }
         let database = Database::on(&server)
             .with_sql(STANDARD_TABLE)
+            .with_receipts()
             .with_sql(CREATE_STORE_PROCEDURE);
         Ok(Self {
             scale,
@@ -117,7 +118,7 @@ impl BenchEnvironment {
         self.mixed_source.reset();
         self.scratch.clear()?;
         self.admin
-            .batch_execute("TRUNCATE secret_tokens RESTART IDENTITY")?;
+            .batch_execute("TRUNCATE secret_tokens, token_receipts RESTART IDENTITY")?;
         self.admin.batch_execute("CHECKPOINT")?;
         Ok(())
     }

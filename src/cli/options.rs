@@ -22,10 +22,10 @@ use crate::observe::logging::LineFormat;
 use crate::observe::metrics::MetricLabel;
 use crate::observe::progress::ProgressMode;
 use crate::pipeline::concurrency::Concurrency;
+use crate::pipeline::identifier::TableName;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{FORMAT_NAMES, ReportSpec};
-use crate::store::identifier::TableName;
 
 options! {
     /// Number of tokens, at least 1
@@ -141,12 +141,13 @@ options! {
     RECEIPTS: TableName = TableName::parse,
         Row {
             key: "database.receipts", group: "Database", unset: Described("no receipts"),
-            on: RUN | REPLAY | CHECK | SCHEMA | on::RECEIPTS, ..flag("receipts", "TABLE")
+            is_rare: true, on: RUN | REPLAY | CHECK | SCHEMA | on::RECEIPTS, ..flag("receipts", "TABLE")
         };
     /// The id of the run; with the id of an earlier run, continue that one from its receipts
     RUN_ID: RunId = value::run_id,
         Row {
-            group: "Run", unset: Described("a new UUID"), on: RUN, ..flag("run-id", "ID")
+            group: "Run", unset: Described("with receipts the execution on Cloud Run, else a new UUID"),
+            is_rare: true, on: RUN, ..flag("run-id", "ID")
         };
     /// {values}, on standard output or to PATH; repeatable
     REPORT: ReportSpec = value::report,

@@ -193,7 +193,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --fetch-concurrency 2 --rate 10/s --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --fetch-concurrency 2 --rate 10/s --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json --receipts r --run-id a",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -333,6 +333,11 @@ fn help_names_options_variables_and_exit_codes() {
               How long to wait at startup for source and database [default: 0s] [env:
               TOKEN_SERVICE_WAIT]
 
+          --run-id <ID>
+              The id of the run; with the id of an earlier run, continue that one from its receipts
+              [default: with receipts the execution on Cloud Run, else a new UUID] [env:
+              TOKEN_SERVICE_RUN_ID]
+
           --config <FILE>
               The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
 
@@ -377,6 +382,11 @@ fn help_names_options_variables_and_exit_codes() {
           --pipeline <N>
               Inserts in flight per connection; always 1 behind a pooler [default: from the round-trip
               time and the connections, 8 to 128] [env: TOKEN_SERVICE_PIPELINE]
+
+          --receipts <TABLE>
+              Store each token together with a receipt in TABLE, which `schema` prints; then every doubt
+              can be settled, and the run can be continued [default: no receipts] [env:
+              TOKEN_SERVICE_RECEIPTS]
 
     Output:
           --report <FORMAT[=PATH]>

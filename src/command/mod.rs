@@ -1,6 +1,7 @@
 //! What users invoke: a file or folder per command, and the dispatch to them.
 
 pub(crate) mod check;
+mod continuation;
 pub(crate) mod demo_source;
 pub(crate) mod find_files;
 pub(crate) mod generate;

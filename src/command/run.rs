@@ -11,18 +11,20 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Dispatch, dispatcher};
 
+use crate::command::continuation::{self, EarlierJournal};
 use crate::command::supervisor::run_supervised;
 use crate::config::{RunSettings, ScriptSource as ScriptPath, SourceSettings};
 use crate::error::Error;
 use crate::error::exit::{Exit, RunTotals};
 use crate::fetch;
-use crate::fetch::Fetcher;
 use crate::fetch::http::HttpSource;
+use crate::fetch::{Fetcher, RequestSettings};
 use crate::journal::{Journal, JournalHeader};
 use crate::observe::otel::Tracer;
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
 use crate::pipeline::backoff::Backoff;
+use crate::pipeline::concurrency::Concurrency;
 use crate::report::Reports;
 use crate::report::conclusion::{self, Conclusion, stopped_early, unwritable};
 use crate::report::ledger::Ledger;
@@ -174,6 +176,12 @@ async fn pipeline(
         .deadline
         .map(|deadline| run_context.instant + deadline);
     let inputs = inputs(&settings);
+    let mut settings = settings;
+    if let Some(receipts) = &mut settings.store.receipts {
+        receipts.run_id = run_context.run_id;
+        receipts.shard = u32::try_from(settings.shard.index()).unwrap_or(u32::MAX);
+    }
+    let settings = settings;
     let mut options = settings.store.clone();
     options.session = run_context.run_id.to_string();
     options.tracer = run_context.tracer.clone();
@@ -181,12 +189,28 @@ async fn pipeline(
     let (table, column) = (options.table.to_string(), options.column.clone());
     let source = open_source(&settings, &run_context.tracer).await?;
     let clock = Arc::clone(&run_context.clock);
-    let mut fetcher = Fetcher::new(source, settings.limits, shutdown.clone(), clock, deadline);
-    fetcher.set_requests(&settings.requests);
+    let limits = settings.limits.clone();
+    let mut fetcher = Fetcher::new(source, limits, shutdown.clone(), clock, deadline);
+    fetcher.set_requests(&requests(&settings, &fetcher));
     // Other shards may have the same run id.
     fetcher.set_key_prefix(format!("{}-{}", run_context.run_id, settings.shard.index()));
     fetcher.wait_until(run_context.instant + settings.wait);
+    // Before the database is asked who else continues the run: the lock of the journal tells.
+    let earlier_journal = match &settings.journal {
+        Some(path) => EarlierJournal::read(path, &settings)?,
+        None => None,
+    };
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
+    let script_request = if settings.run_id.is_some() {
+        let begun = continuation::begin(&store, &mut fetcher, earlier_journal.as_ref(), &settings);
+        tokio::select! {
+            biased;
+            begun = begun => begun?,
+            () = shutdown.stopping().cancelled() => return Err(stopped_early(&shutdown)),
+        }
+    } else {
+        0
+    };
     // Opened last, so that a run that cannot start leaves no empty reports.
     let reports = Reports::open(&settings.reports, settings.color, display.stdout());
     let mut reports = reports.map_err(unwritable)?;
@@ -196,9 +220,17 @@ async fn pipeline(
     if let Some(path) = &settings.journal {
         let run_id = run_context.run_id.to_string();
         let size = (!fetcher.is_open_ended()).then_some(settings.size);
-        let header =
-            JournalHeader::new(run_id, store.horizon(), table, column).with_requested(size);
-        match Journal::begin(path, &header) {
+        let receipts = settings.store.receipts.as_ref();
+        let receipts = receipts.map(|receipts| (receipts.table.to_string(), receipts.shard));
+        let journal = match earlier_journal {
+            Some(mut earlier) => earlier.resume(&run_id),
+            None => {
+                let header = JournalHeader::new(run_id, store.horizon(), table, column);
+                let header = header.with_requested(size).with_receipts(receipts);
+                Journal::begin(path, &header)
+            }
+        };
+        match journal {
             Ok(journal) => {
                 reports.add_journal(journal.clone());
                 fetcher.set_journal(journal);
@@ -209,6 +241,7 @@ async fn pipeline(
             }
         }
     }
+    let ledger = ledger(reports, &store, script_request).into();
     let parts = HostParts {
         runtime: Handle::current(),
         run_context: run_context.clone(),
@@ -216,12 +249,31 @@ async fn pipeline(
         size: settings.size,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store),
-        ledger: Ledger::new(reports).into(),
+        ledger,
         fail_on: settings.fail_on,
         emitter: emitter.into(),
         environment: settings.env,
     };
     run_script(script, parts, run_context, &display).await
+}
+
+/// Returns how requests are sent. A run that another process can continue without a journal sends one at a
+/// time, so that the same ones can be sent again.
+fn requests(settings: &RunSettings, fetcher: &Fetcher) -> RequestSettings {
+    let mut requests = settings.requests.clone();
+    if settings.run_id.is_some() && settings.journal.is_none() && fetcher.sends_keys() {
+        requests.concurrency = Concurrency::Fixed(1);
+    }
+    requests
+}
+
+/// Returns the ledger of a run, which collects the receipts of rejected tokens if receipts are written.
+pub(crate) fn ledger(reports: Reports, store: &Store, script_request: u64) -> Ledger {
+    let mut ledger = Ledger::new(reports);
+    if let Some(log) = store.receipt_log() {
+        ledger.set_receipts(log, script_request);
+    }
+    ledger
 }
 
 /// Runs the script, closes the store and returns the conclusion.

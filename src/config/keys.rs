@@ -13,7 +13,7 @@ use crate::cli::table::Variable::Named;
 use crate::cli::table::on::CASE;
 use crate::cli::table::{Row, options, setting};
 use crate::cli::value::{self, ParseResult};
-use crate::store::identifier::TableName;
+use crate::pipeline::identifier::TableName;
 use crate::store::postgres::{RequireAuth, SslMode, SslNegotiation, TargetSession};
 
 options! {

@@ -33,14 +33,15 @@ pub use crate::config::settings::{
 };
 
 use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::cli::Given;
 use crate::cli::env::Env;
-use crate::cli::value::RunId;
 use crate::cli::options::{
     CONNECTIONS, DEADLINE, DRY_RUN, ERROR_FORMAT, GRACE, LISTEN, LOG_FORMAT, LOG_LEVEL, MASK,
     OUT_DIR, PATIENCE, PIPELINE, PROGRESS, RECEIPTS, RUN_ID, SCRIPT, WAIT,
 };
+use crate::cli::value::{self, RunId};
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
     COLUMN, DATABASE_URL, ENV_PREFIX, IDEMPOTENCY_HEADER, MAX_MEMORY, MAX_OPERATIONS,
@@ -58,6 +59,8 @@ use crate::runtime::secret::Secret;
 use crate::store::receipts::Receipts;
 use crate::store::{self, DatabaseTarget};
 
+/// The variable of Cloud Run for the name of a job's execution, which its tasks and their retries share.
+const CLOUD_RUN_EXECUTION: &str = "CLOUD_RUN_EXECUTION";
 /// The variable that sets the source's `Authorization` header.
 const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
 
@@ -142,7 +145,7 @@ impl Layers<'_> {
             self.fail(error.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
         }
         let run_id = match purpose {
-            Purpose::Run => self.get(&RUN_ID).map(|RunId(id)| id),
+            Purpose::Run => self.run_id(store.receipts.is_some() && !store.dry_run),
             Purpose::Replay | Purpose::Demo => None,
         };
         if run_id.is_some() && store.receipts.is_none() {
@@ -223,6 +226,17 @@ impl Layers<'_> {
             expected: 0,
             processes: 1,
         }
+    }
+
+    /// Returns the id that the operator gave the run. A run with receipts takes the name of its execution on
+    /// Cloud Run, so that a task that is started again continues it.
+    fn run_id(&self, has_receipts: bool) -> Option<Uuid> {
+        let execution = || {
+            let name = self.collect(self.env.get(CLOUD_RUN_EXECUTION));
+            let name = name.filter(|_| has_receipts)?;
+            value::run_id(name).ok()
+        };
+        self.get(&RUN_ID).or_else(execution).map(|RunId(id)| id)
     }
 
     fn script(&self) -> ScriptSource {

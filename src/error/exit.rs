@@ -110,14 +110,12 @@ impl RunTotals {
     ///
     /// If several apply, the first of signal, `exit(N)`, 5, 4 and 3 wins.
     pub fn exit(&self) -> Exit {
-        let short =
-            self.fell_short && (self.open_ended || self.numbers.received < self.numbers.requested);
+        let whole = self.numbers.of_whole_run();
+        let short = self.fell_short && (self.open_ended || whole.received < whole.requested);
         match (self.cause, self.script_exit) {
             (Some(signal), _) if signal.is_signal() => Exit::Signal(signal),
             (_, Some(code)) => Exit::Chosen(code),
-            _ if self.numbers.unsettled() > 0 || self.error == Some(Exit::Database) => {
-                Exit::Database
-            }
+            _ if whole.unsettled() > 0 || self.error == Some(Exit::Database) => Exit::Database,
             _ if short || self.error == Some(Exit::Source) => Exit::Source,
             (Some(Cause::Deadline), _) => Exit::Script,
             _ if self.error.is_none() && self.did_nothing => Exit::Script,

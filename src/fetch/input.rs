@@ -225,6 +225,7 @@ impl InputReader {
         SourceAnswer {
             page,
             surplus: 0,
+            settled_before: 0,
             error,
             ended: has_ended,
             is_incomplete: false,

@@ -5,6 +5,7 @@
 
 mod admission;
 mod attempts;
+pub mod continuation;
 pub mod demo;
 mod document;
 pub mod error;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 use crate::error::Error;
+use crate::fetch::continuation::Continuation;
 use crate::fetch::request::RequestScope;
 pub use crate::fetch::source::{
     AnswerFuture, SourceAnswer, SourceKind, SourceRequest, TokenSource,
@@ -118,6 +120,10 @@ pub struct Fetcher {
     /// True to deliver pages in order of their requests, not of arrival.
     delivers_in_order: bool,
     fell_short: AtomicBool,
+    /// What earlier processes of the run left.
+    continuation: Mutex<Continuation>,
+    /// The number of tokens read from an input so far.
+    lines_read: AtomicU64,
 }
 
 impl Fetcher {
@@ -148,6 +154,8 @@ impl Fetcher {
             key_prefix: String::new(),
             delivers_in_order: false,
             fell_short: AtomicBool::new(false),
+            continuation: Mutex::default(),
+            lines_read: AtomicU64::new(0),
         }
     }
 
@@ -215,6 +223,16 @@ impl Fetcher {
         self.asked.load(Ordering::Relaxed)
     }
 
+    /// Returns true if requests have idempotency keys.
+    pub fn sends_keys(&self) -> bool {
+        self.source.sends_keys()
+    }
+
+    /// Returns true if the source is an input, whose tokens are the same each time.
+    pub fn is_local(&self) -> bool {
+        !self.is_remote()
+    }
+
     /// Returns the numbers of requests and of received tokens.
     pub fn numbers(&self) -> Numbers {
         *self.lock_numbers()
@@ -259,12 +277,12 @@ impl Fetcher {
             let (sender, receiver) = mpsc::channel(2);
             tokio::spawn(async move {
                 let scope = RequestScope::new(retries, stop);
-                let mut answer = fetcher.request_alone(size, &scope).await;
+                let mut answer = fetcher.next_answer(size, &scope).await;
                 // The end of an input is not an error if this answer holds its last tokens.
                 if answer.ended && !answer.page.is_empty() {
                     answer.error = None;
                 }
-                if (answer.page.len() as u64) < size && !fetcher.is_open_ended() {
+                if answer.received() < size && !fetcher.is_open_ended() {
                     fetcher.set_fell_short();
                 }
                 let _ = sender.send(Ok(answer.page)).await;

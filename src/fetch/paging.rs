@@ -23,7 +23,7 @@ use crate::pipeline::token::Page;
 /// The number of pages that are fetched ahead at least.
 const PAGES_AHEAD: usize = 2;
 
-type PageSender = mpsc::Sender<PageResult<Error>>;
+pub(super) type PageSender = mpsc::Sender<PageResult<Error>>;
 
 impl Fetcher {
     /// Sends the pages of a fetch, and after the last one its error.
@@ -35,6 +35,9 @@ impl Fetcher {
         pages: &PageSender,
     ) {
         let scope = RequestScope::new(plan.retries, stop.clone());
+        let Some(size) = self.send_received(size, &scope, pages).await else {
+            return;
+        };
         // A short answer of an input does not mean that it has no more tokens.
         let top_up = plan.top_up || !self.is_remote();
         let paging = Paging {
@@ -201,7 +204,7 @@ impl<'a> Paging<'a> {
             reservation,
             answer,
         } = answered;
-        let received = answer.page.len() as u64;
+        let received = answer.received();
         self.remainder.settle(reservation, received);
         self.empty_answers = if received == 0 {
             self.empty_answers + 1

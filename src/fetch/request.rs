@@ -16,7 +16,7 @@ use crate::fetch::retry::{self, RetryDecision};
 use crate::fetch::throttle::Reply;
 use crate::fetch::{Fetcher, SourceAnswer, SourceRequest};
 use crate::journal::{Journal, ReceivedPage, UnansweredRequest};
-use crate::pipeline::token::{Page, largest_page};
+use crate::pipeline::token::{Page, largest_page, position};
 
 /// What the requests of one stream share.
 pub(super) struct RequestScope {
@@ -60,21 +60,33 @@ impl Fetcher {
             self.shutdown.stop_because(error);
             return SourceAnswer::empty();
         }
-        self.complete(slot, &mut request, scope).await
+        let mut answer = self.complete(slot, &mut request, scope).await;
+        self.drop_settled(&mut answer);
+        answer
     }
 
     /// Repeats a request of an earlier process with its idempotency key; `kept` are the tokens of its
     /// answers. Returns the other ones, or `None` if the run was stopped before.
-    pub async fn repeat(&self, earlier: &UnansweredRequest) -> Option<SourceAnswer> {
+    pub async fn repeat_alone(&self, earlier: &UnansweredRequest) -> Option<SourceAnswer> {
+        let scope = RequestScope::new(self.limits.retries, CancellationToken::new());
+        self.repeat(earlier, &scope).await
+    }
+
+    /// Repeats a request as [`Self::repeat_alone`] does, as a part of a stream.
+    pub(super) async fn repeat(
+        &self,
+        earlier: &UnansweredRequest,
+        scope: &RequestScope,
+    ) -> Option<SourceAnswer> {
         let mut request = Request::of_journal(earlier);
         let known = request.kept.len();
-        let scope = RequestScope::new(self.limits.retries, CancellationToken::new());
         let mut answer = tokio::select! {
             biased;
-            () = self.stopped(&scope) => return None,
-            slot = self.admission() => self.complete(slot, &mut request, &scope).await,
+            () = self.stopped(scope) => return None,
+            slot = self.admission() => self.complete(slot, &mut request, scope).await,
         };
         drop(answer.page.split_to(known));
+        self.drop_settled(&mut answer);
         Some(answer)
     }
 
@@ -255,11 +267,15 @@ impl Fetcher {
         let count = request.to_request();
         self.asked.store(true, Ordering::Relaxed);
         if !self.is_remote() {
-            let answer = tokio::select! {
+            let mut answer = tokio::select! {
                 biased;
                 () = self.shutdown.stopping().cancelled() => SourceAnswer::empty(),
                 answer = self.source.request(SourceRequest { count, key: None }) => answer,
             };
+            // The lines of the whole input count, however many are read at a time.
+            let lines = answer.page.len() as u64;
+            let first_line = self.lines_read.fetch_add(lines, Ordering::Relaxed) + 1;
+            answer.page.set_first_position(position(1, first_line));
             return self.record(request, answer).await;
         }
         {
@@ -291,7 +307,16 @@ impl Fetcher {
         if !matches!(&answer.error, Some(error) if error.kind == Some(ErrorKind::HttpConnect)) {
             self.reached.store(true, Ordering::Relaxed);
         }
+        // The answer to a key begins anew; any other one continues.
+        let first_line = match &request.key {
+            Some(_) => 1,
+            None => request.kept.len() as u64 + 1,
+        };
+        let first_position = position(request.number, first_line);
+        answer.page.set_first_position(first_position);
         if request.key.is_some() && !request.remove_repeated(&mut answer.page) {
+            let known = request.kept.len() as u64;
+            answer.page.set_first_position(first_position + known);
             // The source issued other tokens; the rest of the first ones does not arrive any more.
             self.lock_numbers().issued_unseen += request.unseen(0);
             request.key = None;

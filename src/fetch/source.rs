@@ -53,6 +53,8 @@ pub struct SourceAnswer {
     pub page: Page,
     /// Number of tokens beyond the requested ones; they are dropped.
     pub surplus: u64,
+    /// Number of tokens that an earlier process of the run settled; they are dropped too.
+    pub settled_before: u64,
     /// Why the request failed, if it did.
     pub error: Option<Error>,
     /// True if the source has no more tokens.
@@ -71,11 +73,17 @@ impl SourceAnswer {
         self
     }
 
+    /// Returns the number of tokens that the source has delivered.
+    pub fn received(&self) -> u64 {
+        self.page.len() as u64 + self.settled_before
+    }
+
     /// Returns an answer without tokens that failed with `error`.
     pub fn failed(error: Error) -> Self {
         Self {
             page: Page::from_texts([]),
             surplus: 0,
+            settled_before: 0,
             error: Some(error),
             ended: false,
             is_incomplete: false,
@@ -87,6 +95,7 @@ impl SourceAnswer {
         Self {
             page: Page::from_texts([]),
             surplus: 0,
+            settled_before: 0,
             error: None,
             ended: false,
             is_incomplete: false,
@@ -103,6 +112,7 @@ impl SourceAnswer {
         Self {
             page: lines.page,
             surplus: lines.surplus,
+            settled_before: 0,
             error,
             ended: false,
             is_incomplete: false,

@@ -10,7 +10,7 @@ use crate::error::exit::{Cause, Exit};
 use crate::journal::checksum::{self, Checksum};
 use crate::journal::{JournalHeader, ReplayLine, RequestLine, VERSION};
 use crate::pipeline::numbers::Numbers;
-use crate::pipeline::token::{Detail, Outcome, Status, Token};
+use crate::pipeline::token::{Detail, Outcome, ReceiptKey, Status, Token};
 
 /// A line of a journal or of an `ndjson` report.
 #[derive(Debug, Deserialize)]
@@ -33,6 +33,8 @@ pub enum JournalLine {
         received: Vec<String>,
         /// The number of its request in the run, from 1; older journals lack it.
         request: Option<u64>,
+        /// The lines of the tokens in the request's answer, as ranges, unless they are the first ones.
+        lines: Option<Vec<(u32, u32)>>,
         /// True if the source has more tokens for the request's idempotency key.
         #[serde(default)]
         partial: bool,
@@ -122,6 +124,9 @@ pub struct ParsedRecord {
     pub reason: Option<String>,
     /// The database's message.
     pub message: Option<String>,
+    /// The position, if the run writes receipts.
+    #[serde(default)]
+    pub position: Option<u64>,
     /// True in a dry run.
     #[serde(default)]
     pub dry_run: bool,
@@ -148,6 +153,7 @@ impl ParsedRecord {
     pub fn outcome(&self) -> Result<Outcome, &'static str> {
         let mut token = Token::new(&self.token, None);
         token.attempts = self.attempts;
+        token.receipt = ReceiptKey::first(self.position.unwrap_or_default());
         let detail = Detail {
             sqlstate: self.sqlstate.clone(),
             constraint: self.constraint.clone(),

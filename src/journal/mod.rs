@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind};
 use crate::journal::line::parse_line;
 pub use crate::journal::line::{JournalLine, ParsedRecord, SummaryRecord};
 pub use crate::journal::read::{JournalReader, ReadPurpose};
-use crate::journal::request::RequestEntry;
-pub use crate::journal::request::{ReceivedPage, RequestLine, UnansweredRequest};
+pub use crate::journal::request::{ReceivedPage, RequestLine, UnansweredRequest, positions_of};
+use crate::journal::request::{RequestEntry, lines_of};
 use crate::pipeline::token::{Page, Token};
 use crate::runtime::output_file::open_private;
 
@@ -45,6 +45,12 @@ pub struct JournalHeader {
     /// SIZE; `None` for a whole pipe, and in journals of older versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<u64>,
+    /// The table of the receipts as configured, if the run writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<String>,
+    /// The run's shard, if it writes receipts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
 }
 
 impl JournalHeader {
@@ -57,12 +63,32 @@ impl JournalHeader {
             table,
             column,
             requested: None,
+            receipts: None,
+            shard: None,
+        }
+    }
+
+    /// Reads the header of the journal at `path`; `None` if there is none that can be read.
+    pub fn read(path: &Path) -> Option<Self> {
+        let mut line = Vec::new();
+        let file = File::open(path).ok()?;
+        BufReader::new(file).read_until(b'\n', &mut line).ok()?;
+        match parse_line(line.trim_ascii_end(), false) {
+            Ok(JournalLine::Journal { journal }) => Some(journal),
+            _ => None,
         }
     }
 
     /// Returns true if each line of the journal has a checksum.
     fn has_checksums(&self) -> bool {
         self.version > 1
+    }
+
+    /// Sets the table of the receipts and the run's shard, if the run writes them.
+    #[must_use]
+    pub fn with_receipts(mut self, receipts: Option<(String, u32)>) -> Self {
+        (self.receipts, self.shard) = receipts.unzip();
+        self
     }
 
     /// Sets SIZE, if known.
@@ -251,6 +277,8 @@ impl Journal {
         struct JournalLine<'a> {
             received: Vec<&'a str>,
             request: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            lines: Option<Vec<(u32, u32)>>,
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             partial: bool,
         }
@@ -259,6 +287,7 @@ impl Journal {
         self.write_line(&JournalLine {
             received: tokens.iter().map(Token::as_str).collect(),
             request: received.request,
+            lines: lines_of(&tokens),
             partial: received.is_partial,
         })
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::token::{Page, Token};
+use crate::pipeline::token::{Page, Token, position};
 
 /// A request that is sent with an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,30 @@ pub struct UnansweredRequest {
     pub key: String,
     /// The tokens that have arrived.
     pub received: Vec<String>,
+}
+
+/// Returns the lines of an answer that its valid tokens have, as ranges; `None` if they are the first ones.
+pub(super) fn lines_of(tokens: &[Token]) -> Option<Vec<(u32, u32)>> {
+    let mut lines: Vec<(u32, u32)> = Vec::new();
+    for token in tokens {
+        // The low half of a position is the line.
+        let line = u32::try_from(token.receipt.position & u64::from(u32::MAX)).unwrap_or_default();
+        match lines.last_mut() {
+            Some((_, last)) if *last + 1 == line => *last = line,
+            _ => lines.push((line, line)),
+        }
+    }
+    match lines[..] {
+        [] | [(0 | 1, _)] => None,
+        _ => Some(lines),
+    }
+}
+
+/// Returns the positions of tokens with these lines, or with the first ones.
+pub fn positions_of(request: u64, lines: Option<&[(u32, u32)]>) -> impl Iterator<Item = u64> {
+    let lines = lines.map_or_else(|| vec![(1, u32::MAX)], <[(u32, u32)]>::to_vec);
+    let lines = lines.into_iter().flat_map(|(first, last)| first..=last);
+    lines.map(move |line| position(request, u64::from(line)))
 }
 
 impl UnansweredRequest {

@@ -153,6 +153,36 @@ numbers! {
     unknown: "Tokens in doubt" { words: "unknown", in_line: true, ..STATUS }
     not_attempted: "Tokens never sent" { words: "not attempted", in_line: true, ..STATUS }
     #[serde(default)]
+    stored_before: "Tokens that earlier processes of the run stored" {
+        metric: Some("token_service.tokens.stored_before"),
+        in_object: InObject::IfNotZero,
+        is_named: false,
+        words: "stored before",
+        in_line: true,
+        on_page: OnPage::Below("stored"),
+        ..DEFAULT
+    }
+    #[serde(default)]
+    rejected_before: "Tokens that were rejected in earlier processes of the run" {
+        metric: Some("token_service.tokens.rejected_before"),
+        in_object: InObject::IfNotZero,
+        is_named: false,
+        words: "rejected before",
+        in_line: true,
+        on_page: OnPage::Below("rejected"),
+        ..DEFAULT
+    }
+    #[serde(default)]
+    unknown_before: "Tokens that earlier processes of the run committed without a visible row" {
+        metric: Some("token_service.tokens.unknown_before"),
+        in_object: InObject::IfNotZero,
+        is_named: false,
+        words: "unknown before",
+        in_line: true,
+        on_page: OnPage::Below("unknown"),
+        ..DEFAULT
+    }
+    #[serde(default)]
     issued_unseen: "Upper bound of the tokens issued in responses that were not received" {
         metric: Some("token_service.tokens.issued_unseen"),
         in_object: InObject::IfNotZero,
@@ -235,6 +265,22 @@ impl Numbers {
     pub fn unsettled(self) -> u64 {
         let doubtful = self.failed.saturating_add(self.unknown);
         doubtful.saturating_add(self.not_attempted)
+    }
+
+    /// Returns the number of tokens that earlier processes of the run settled, or left in doubt for good.
+    pub fn before(self) -> u64 {
+        let settled = self.stored_before.saturating_add(self.rejected_before);
+        settled.saturating_add(self.unknown_before)
+    }
+
+    /// Returns the numbers of the run as a whole, with what its earlier processes settled.
+    #[must_use]
+    pub fn of_whole_run(mut self) -> Self {
+        self.received = self.received.saturating_add(self.before());
+        self.stored = self.stored.saturating_add(self.stored_before);
+        self.rejected = self.rejected.saturating_add(self.rejected_before);
+        self.unknown = self.unknown.saturating_add(self.unknown_before);
+        self
     }
 
     /// Combines them with those of a merged report, or of the source.

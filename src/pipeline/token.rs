@@ -41,7 +41,36 @@ impl TokenDefect {
     }
 }
 
-/// A token: a slice of its page's text, and the number of attempts to store it.
+/// Where a token came from, and which attempt stores it next: within a run and its shard, this is the key
+/// of the token's receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReceiptKey {
+    /// The number of the request × 2^32 + the line of its answer, both from 1. Tokens that a script makes
+    /// count as those of request 0. 0 for a token without a position.
+    pub position: u64,
+    /// From 1. It grows only after a tombstone has made the attempt before it impossible.
+    pub attempt: u16,
+}
+
+impl ReceiptKey {
+    /// The key of a token without a position.
+    const NONE: Self = Self::first(0);
+
+    /// Returns the key of the first attempt.
+    pub const fn first(position: u64) -> Self {
+        Self {
+            position,
+            attempt: 1,
+        }
+    }
+}
+
+/// Returns the position of a line of the answer to a request, both from 1.
+pub fn position(request: u64, line: u64) -> u64 {
+    (request << 32) | (line & u64::from(u32::MAX))
+}
+
+/// A token: a slice of its page's text, the number of attempts to store it, and the key of its receipt.
 #[derive(Clone)]
 pub struct Token {
     text: Arc<str>,
@@ -50,6 +79,8 @@ pub struct Token {
     defect: Option<TokenDefect>,
     /// How often its INSERT was sent.
     pub attempts: u16,
+    /// The key of its receipt.
+    pub receipt: ReceiptKey,
 }
 
 impl Token {
@@ -94,8 +125,29 @@ struct TokenRange {
 pub struct Page {
     text: Arc<str>,
     ranges: Arc<[TokenRange]>,
+    keys: PageKeys,
     from: usize,
     to: usize,
+}
+
+/// The keys of a page's receipts.
+#[derive(Clone)]
+enum PageKeys {
+    /// The tokens have consecutive positions; the first of the whole page has this one.
+    From(u64),
+    /// Each token has its own.
+    Each(Arc<[ReceiptKey]>),
+}
+
+impl PageKeys {
+    /// Returns the key of the token at `index` of the whole page.
+    fn at(&self, index: usize) -> ReceiptKey {
+        match self {
+            Self::From(0) => ReceiptKey::NONE,
+            Self::From(first) => ReceiptKey::first(first + index as u64),
+            Self::Each(keys) => keys[index],
+        }
+    }
 }
 
 impl Page {
@@ -108,7 +160,7 @@ impl Page {
         builder.build()
     }
 
-    /// Creates a page of existing tokens, with their attempts.
+    /// Creates a page of existing tokens, with their attempts and the keys of their receipts.
     pub fn from_tokens(tokens: &[Token]) -> Self {
         let mut builder = PageBuilder::default();
         for token in tokens {
@@ -117,7 +169,16 @@ impl Page {
                 last.attempts = token.attempts;
             }
         }
-        builder.build()
+        let mut page = builder.build();
+        if tokens.iter().any(|token| token.receipt != ReceiptKey::NONE) {
+            page.keys = PageKeys::Each(tokens.iter().map(|token| token.receipt).collect());
+        }
+        page
+    }
+
+    /// Gives the tokens consecutive positions, of which the first one left gets `position`.
+    pub fn set_first_position(&mut self, position: u64) {
+        self.keys = PageKeys::From(position - self.from as u64);
     }
 
     /// Returns the page's id, unique while it or a token of it exists.
@@ -152,6 +213,7 @@ impl Page {
             len: end - range.start,
             defect: range.defect,
             attempts: range.attempts,
+            receipt: self.keys.at(at),
         }
     }
 
@@ -240,6 +302,7 @@ impl PageBuilder {
             from: 0,
             text: self.text.into(),
             ranges: self.ranges.into(),
+            keys: PageKeys::From(0),
         }
     }
 }
@@ -389,6 +452,27 @@ mod tests {
         let mut token = Token::new("aa", None);
         token.attempts = 3;
         assert_eq!(Page::from_tokens(&[token]).token(0).attempts, 3);
+    }
+
+    #[test]
+    fn keys_of_receipts_are_kept_when_tokens_form_a_new_page() {
+        let mut page = Page::from_texts([("aa", None), ("bb", None), ("cc", None)]);
+        assert_eq!(page.token(1).receipt.position, 0);
+        page.set_first_position(position(2, 5));
+        let mut rest = page.split_to(2);
+        rest.take_first();
+        let mut tokens = vec![page.token(0), rest.token(0)];
+        assert_eq!(tokens[0].receipt, ReceiptKey::first((2 << 32) + 7));
+        assert_eq!(tokens[1].receipt, ReceiptKey::first((2 << 32) + 6));
+        tokens[1].receipt.attempt = 3;
+        let mixed = Page::from_tokens(&tokens);
+        assert_eq!(mixed.token(1).receipt, tokens[1].receipt);
+        rest.set_first_position(9);
+        assert_eq!(
+            rest.token(0).receipt.position,
+            9,
+            "counted from the first left"
+        );
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub fn close(
     fail_on: &[Condition],
 ) -> Conclusion {
     let numbers = totals.numbers;
+    let whole = numbers.of_whole_run();
     let is_balanced = !totals.is_out_of_balance();
     let mut exit = if is_balanced {
         totals.exit()
@@ -55,9 +56,9 @@ pub fn close(
         rejections: ledger.rejections().clone(),
         latencies: ledger.latencies().clone(),
     };
-    let failure = fail_on.iter().find(|condition| condition.holds(&numbers));
+    let failure = fail_on.iter().find(|condition| condition.holds(&whole));
     let failure = failure.filter(|_| exit == Exit::Completed && error.is_none());
-    let failure = failure.map(|condition| condition_error(condition, &numbers));
+    let failure = failure.map(|condition| condition_error(condition, &whole));
     if let Some(failure) = &failure {
         summary.exit_code = failure.exit.code();
     }
@@ -113,7 +114,7 @@ fn error_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
     }
     match exit {
         Exit::Database => {
-            let message = match totals.numbers.unsettled() {
+            let message = match totals.numbers.of_whole_run().unsettled() {
                 1 => String::from("1 received token is neither stored nor rejected"),
                 count => format!(
                     "{} received tokens are neither stored nor rejected",
@@ -129,7 +130,7 @@ fn error_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
             ))
         }
         Exit::Source => {
-            let numbers = &totals.numbers;
+            let numbers = totals.numbers.of_whole_run();
             let (received, size) = (grouped(numbers.received), grouped(numbers.requested));
             let message = format!("the token source delivered {received} of {size} tokens");
             Some(Error::new(exit, message).hint("start a new run for the rest"))

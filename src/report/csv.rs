@@ -6,11 +6,12 @@ use std::io::{self, Write};
 
 use crate::error::escape::escape;
 use crate::report::record::TokenRecord;
+use crate::report::summary::Summary;
 use crate::report::{ReportFormat, ReportSink};
 use csv::WriterBuilder;
 
-/// The keys of the token object.
-const HEADER: [&str; 8] = [
+/// The keys of the token object; the last one only in runs with receipts.
+const HEADER: [&str; 9] = [
     "token",
     "status",
     "attempts",
@@ -19,6 +20,7 @@ const HEADER: [&str; 8] = [
     "constraint",
     "reason",
     "message",
+    "position",
 ];
 
 /// The row of `csv`.
@@ -32,9 +34,20 @@ pub static FORMAT: ReportFormat = ReportFormat {
 #[derive(Default)]
 struct CsvReport {
     line: Vec<u8>,
+    /// The number of columns; 0 before the header is written.
+    columns: usize,
 }
 
 impl CsvReport {
+    /// Writes the header, unless it is written.
+    fn write_header(&mut self, out: &mut dyn Write, has_positions: bool) -> io::Result<()> {
+        if self.columns > 0 {
+            return Ok(());
+        }
+        self.columns = HEADER.len() - usize::from(!has_positions);
+        self.write(out, HEADER.into_iter().take(self.columns))
+    }
+
     fn write<'a>(
         &mut self,
         out: &mut dyn Write,
@@ -53,11 +66,8 @@ impl CsvReport {
 }
 
 impl ReportSink for CsvReport {
-    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        self.write(out, HEADER)
-    }
-
     fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()> {
+        self.write_header(out, record.position.is_some())?;
         let texts = [
             cell(Some(&record.token)),
             cell(record.sqlstate.as_deref()),
@@ -67,6 +77,7 @@ impl ReportSink for CsvReport {
         ];
         let [token, sqlstate, constraint, reason, message] = &texts;
         let (attempts, ms) = (record.attempts.to_string(), record.ms.to_string());
+        let position = record.position.map(|position| position.to_string());
         let cells = [
             token,
             record.status.as_str(),
@@ -76,8 +87,13 @@ impl ReportSink for CsvReport {
             constraint,
             reason,
             message,
+            position.as_deref().unwrap_or_default(),
         ];
-        self.write(out, cells)
+        self.write(out, cells.into_iter().take(self.columns))
+    }
+
+    fn end(&mut self, out: &mut dyn Write, _: &Summary) -> io::Result<()> {
+        self.write_header(out, false)
     }
 }
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::numbers::Numbers;
-use crate::pipeline::token::{Detail, Outcome, Status, Token, TokenDefect};
+use crate::pipeline::receipts::ReceiptLog;
+use crate::pipeline::token::{Detail, Outcome, ReceiptKey, Status, Token, TokenDefect, position};
 use crate::report::Reports;
 use crate::report::rejections::Rejections;
 
@@ -33,6 +34,10 @@ pub struct Ledger {
     recent: VecDeque<Token>,
     next: EntryId,
     created: u64,
+    /// The number of the request to which the script's own tokens belong.
+    script_request: u64,
+    /// Where the receipts of rejected tokens are collected, if receipts are written.
+    receipts: Option<Arc<ReceiptLog>>,
     not_stored: Arc<Detail>,
     error: Option<Error>,
 }
@@ -50,9 +55,19 @@ impl Ledger {
             recent: VecDeque::new(),
             next: 0,
             created: 0,
+            script_request: 0,
+            receipts: None,
             not_stored: Detail::reason("the script did not store it"),
             error: None,
         }
+    }
+
+    /// Collects the receipts of rejected tokens in `log`; `script_request` is the number of the request to
+    /// which tokens belong that the script makes.
+    pub fn set_receipts(&mut self, log: Arc<ReceiptLog>, script_request: u64) {
+        self.receipts = Some(log);
+        self.script_request = script_request;
+        self.reports.has_receipts = true;
     }
 
     /// Returns the reports, for the script's own output.
@@ -90,7 +105,11 @@ impl Ledger {
             return token;
         }
         self.created += 1;
-        Token::new(text, TokenDefect::of(text, max_token))
+        let mut token = Token::new(text, TokenDefect::of(text, max_token));
+        if self.receipts.is_some() {
+            token.receipt = ReceiptKey::first(position(self.script_request, self.created));
+        }
+        token
     }
 
     /// Removes an entry that is still open and returns its token.
@@ -179,6 +198,9 @@ impl Ledger {
         }
         if outcome.status == Status::Rejected {
             self.rejections.add(outcome);
+        }
+        if let Some(receipts) = &self.receipts {
+            receipts.add_outcome(outcome);
         }
         let written = self.reports.outcome(outcome, line);
         if let Err(error) = &written {

@@ -113,6 +113,8 @@ pub struct Reports {
     pub already_masked: bool,
     /// True for the reports of a dry run.
     pub dry_run: bool,
+    /// True if the run writes receipts, so that token objects have their position.
+    pub has_receipts: bool,
     /// What runs: names and values, such as the source and the table, for the HTML page. No secrets.
     pub inputs: Vec<(&'static str, String)>,
     open: Vec<OpenReport>,
@@ -166,6 +168,7 @@ impl Reports {
             mask: Mask::None,
             already_masked: false,
             dry_run: false,
+            has_receipts: false,
             inputs: Vec::new(),
             open: Vec::new(),
         }
@@ -203,6 +206,9 @@ impl Reports {
         plain.line = line;
         if self.dry_run {
             plain = plain.with_dry_run();
+        }
+        if self.has_receipts {
+            plain = plain.with_position(&outcome.token);
         }
         plain.masked = self.already_masked;
         let masked = plain.masked(self.mask);

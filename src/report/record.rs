@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::error::escape::replace_secret;
 use crate::pipeline::latency::milliseconds;
-use crate::pipeline::token::{Outcome, Status};
+use crate::pipeline::token::{Outcome, Status, Token};
 use crate::report::mask::Mask;
 
 /// The reason of a token that a dry run would have stored.
@@ -30,6 +30,9 @@ pub struct TokenRecord<'a> {
     pub reason: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
+    /// The position, if the run writes receipts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
     /// True for a dry run: `status` is what it would have been, and nothing was stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
@@ -55,10 +58,18 @@ impl<'a> TokenRecord<'a> {
             constraint: field(&detail.constraint),
             reason: field(&detail.reason),
             message: field(&detail.message),
+            position: None,
             dry_run: false,
             masked: false,
             line: None,
         }
+    }
+
+    /// Adds the position of the token, which identifies its receipt.
+    #[must_use]
+    pub fn with_position(mut self, token: &Token) -> Self {
+        self.position = Some(token.receipt.position).filter(|position| *position > 0);
+        self
     }
 
     /// Marks the record as that of a dry run.
@@ -89,6 +100,7 @@ impl<'a> TokenRecord<'a> {
             status: self.status,
             attempts: self.attempts,
             ms: self.ms,
+            position: self.position,
             dry_run: self.dry_run,
             masked: true,
             line: self.line,

@@ -2,7 +2,7 @@
 //!
 //! A server commits several transactions with one sync of its log, so more connections store more
 //! tokens, up to a number that depends on the server and on who else uses it. The number is tried
-//! out: it doubles as long as the rate rises. Later a smaller and a larger number are tried from time
+//! out: it doubles as long as the rate clearly rises. Later a smaller and a larger number are tried from time
 //! to time.
 
 use std::time::{Duration, Instant};
@@ -17,14 +17,13 @@ const MOST_BEHIND_POOLER: usize = 32;
 const MOST_UNKNOWN: usize = 8;
 /// The least connections that are tried.
 const LEAST: usize = 4;
-/// While the number doubles, a larger one stays if it settles this share of the smaller one's rate: a
-/// single window is noisy, and too few connections cost more than too many.
-const KEEP: f64 = 0.95;
-/// Later a larger number must settle this share of the best one's rate, and a smaller one that share.
+/// A larger number must settle this share of the best one's rate, and a smaller one that share.
 const GAIN: f64 = 1.03;
 const LOSS: f64 = 0.99;
-/// The most windows of a trial.
-const TRIAL_WINDOWS: usize = 2;
+/// While the number doubles, this share is clear after one window.
+const CLEAR_GAIN: f64 = 1.2;
+/// The windows of a trial, and those of the first number: one window is noisy.
+const TRIAL_WINDOWS: usize = 3;
 /// The weight of the last window in the rate of the best number.
 const WEIGHT: f64 = 0.3;
 /// The share of a connection's former rate below which other clients take the server's time.
@@ -130,6 +129,8 @@ struct Search {
     is_upwards: bool,
     /// The rates of the current trial's windows.
     trial: Vec<f64>,
+    /// The number of windows of the first number that are still to be measured.
+    first_windows: usize,
     /// The number of windows until the next trial, and after it.
     pause: u32,
     next_pause: u32,
@@ -199,6 +200,7 @@ impl Search {
             is_doubling: true,
             is_upwards: true,
             trial: Vec::new(),
+            first_windows: TRIAL_WINDOWS,
             pause: 0,
             next_pause: PAUSE.0,
             contended_windows: 0,
@@ -212,17 +214,25 @@ impl Search {
         }
         self.trial.push(rate);
         let mean = self.trial.iter().sum::<f64>() / as_f64(self.trial.len());
-        if self.is_doubling && mean >= self.rate * KEEP {
-            self.choose(wanted, mean);
-            self.is_doubling = wanted < most;
-            self.is_upwards = false;
-            return self.next(most);
+        let gain = mean / self.rate;
+        if self.is_doubling {
+            let is_decided = self.trial.len() == TRIAL_WINDOWS || gain >= CLEAR_GAIN;
+            return match is_decided {
+                true if gain >= GAIN => {
+                    self.choose(wanted, mean);
+                    self.is_doubling = wanted < most;
+                    self.is_upwards = false;
+                    self.next(most)
+                }
+                true => self.reject(),
+                false => wanted,
+            };
         }
         if self.trial.len() < TRIAL_WINDOWS {
             return wanted;
         }
         let least = if wanted > self.best { GAIN } else { LOSS };
-        if self.is_doubling || mean < self.rate * least {
+        if gain < least {
             return self.reject();
         }
         self.next_pause = PAUSE.0;
@@ -274,7 +284,11 @@ impl Search {
     /// Returns the best number, or the one to try.
     fn next(&mut self, most: usize) -> usize {
         if self.is_doubling {
-            return (self.best * 2).min(most);
+            self.first_windows = self.first_windows.saturating_sub(1);
+            return match self.first_windows {
+                0 => (self.best * 2).min(most),
+                _ => self.best,
+            };
         }
         if self.pause > 0 {
             self.pause -= 1;
@@ -377,11 +391,11 @@ mod tests {
         let mut server = Server::new(3_000.0, 40_000.0);
         let mut count = ConnectionCount::auto(48);
         assert_eq!(count.wanted(), FIRST);
-        server.run(&mut count, 1);
+        server.run(&mut count, TRIAL_WINDOWS);
         assert_eq!(count.wanted(), 32);
         server.run(&mut count, 1);
-        assert_eq!(count.wanted(), 48);
-        server.run(&mut count, 3);
+        assert_eq!(count.wanted(), 48, "the gain was clear");
+        server.run(&mut count, 6);
         assert_eq!(count.wanted(), 48, "a larger number was not refused");
     }
 
@@ -422,7 +436,7 @@ mod tests {
     fn run_backs_off_when_other_clients_take_the_server() {
         let mut server = Server::new(3_000.0, 40_000.0);
         let mut count = ConnectionCount::auto(48);
-        server.run(&mut count, 5);
+        server.run(&mut count, 8);
         let alone = count.wanted();
         server.others = 400;
         server.run(&mut count, 12);
@@ -432,7 +446,9 @@ mod tests {
     #[test]
     fn refused_connection_ends_the_search_for_more_until_later() {
         let mut count = ConnectionCount::auto(48);
-        count.record(10_000.0);
+        for _ in 0..TRIAL_WINDOWS {
+            count.record(10_000.0);
+        }
         count.refuse(20);
         assert_eq!(count.wanted(), 20);
         count.record(12_000.0);

@@ -13,7 +13,6 @@
 mod connection;
 mod connection_count;
 pub mod fake;
-pub mod identifier;
 mod in_flight;
 mod in_flight_log;
 mod orphans;
@@ -39,11 +38,12 @@ use crate::error::probe::ProbeResult;
 use crate::error::{Error, ErrorKind};
 use crate::observe::otel::Tracer;
 use crate::pipeline::channel::{OutcomeStream, PageStream, WAKE_INTERVAL};
+use crate::pipeline::identifier::TableName;
+use crate::pipeline::receipts::ReceiptLog;
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
-use crate::store::identifier::TableName;
 use crate::store::page_spans::PageSpans;
-use crate::store::receipts::Receipts;
+use crate::store::receipts::{EarlierReceipts, ProcessStart, Receipts};
 
 /// The options of a store; validated.
 #[derive(Clone, Debug)]
@@ -104,6 +104,7 @@ pub struct Store {
     backend: Box<dyn StoreBackend>,
     tracer: Tracer,
     table: Arc<str>,
+    has_receipts: bool,
 }
 
 /// The future of a backend's operation.
@@ -127,6 +128,12 @@ trait StoreBackend: Send + Sync {
         values: &'a [String],
         horizon: Option<i64>,
     ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>>;
+
+    /// As [`connection::Database::read_receipts`].
+    fn read_receipts(
+        &self,
+        start: Option<ProcessStart>,
+    ) -> BackendFuture<'_, Result<EarlierReceipts, Error>>;
 
     /// Waits until every taken token has an outcome; the queue must be closed.
     fn join(self: Box<Self>) -> BackendFuture<'static, ()>;
@@ -195,6 +202,7 @@ impl Store {
             backend,
             tracer: options.tracer.clone(),
             table: options.table.to_string().into(),
+            has_receipts: options.receipts.is_some(),
         }
     }
 
@@ -248,10 +256,36 @@ impl Store {
         }
     }
 
+    /// Reads what earlier processes of the run left among its receipts, after they have ended. With a `start`
+    /// it also marks the beginning of this one.
+    ///
+    /// # Errors
+    /// `ErrorKind::DbConnect` if another process of the run is still connected, or the database is lost;
+    /// `ErrorKind::InvalidArgument` if the run cannot be continued.
+    pub async fn read_receipts(
+        &self,
+        start: Option<ProcessStart>,
+    ) -> Result<EarlierReceipts, Error> {
+        self.backend.read_receipts(start).await
+    }
+
+    /// Returns where the receipts of rejected tokens are collected, if receipts are written.
+    pub fn receipt_log(&self) -> Option<Arc<ReceiptLog>> {
+        let queue = &self.producer.0;
+        self.has_receipts.then(|| Arc::clone(&queue.receipts))
+    }
+
     /// Sends what is queued, and closes the connections gracefully.
     pub async fn close(self) {
+        let receipts = self.receipt_log();
         drop(self.producer);
         self.backend.join().await;
+        if receipts.is_some_and(|receipts| !receipts.is_empty()) {
+            tracing::warn!(
+                "receipts of rejected tokens could not be written; a continued run would request as many \
+                 tokens again"
+            );
+        }
     }
 }
 

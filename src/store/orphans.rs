@@ -124,7 +124,7 @@ fn settle<S>(
     };
     let mut stored = 0;
     let mut absent = Vec::new();
-    for (in_flight, found) in Found::pair(set.tokens, found) {
+    for (mut in_flight, found) in Found::pair(set.tokens, found) {
         match found {
             Found::Stored => {
                 stored += 1;
@@ -133,6 +133,9 @@ fn settle<S>(
             }
             Found::Absent => {
                 in_flight.mark_settled(log, false);
+                // With receipts, a tombstone has made this attempt impossible.
+                let attempt = &mut in_flight.token.receipt.attempt;
+                *attempt = attempt.saturating_add(1);
                 absent.push(in_flight);
             }
             Found::Unknown(reason) => {

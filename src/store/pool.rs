@@ -21,6 +21,7 @@ use crate::store::connection_count::{ConnectionCount, Window};
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
+use crate::store::receipts::{EarlierReceipts, ProcessStart};
 use crate::store::shared::{WriterCounts, WriterShared};
 use crate::store::writer::{self, CloseReason, WriterStart};
 use crate::store::{BackendFuture, StoreBackend, StoreOptions};
@@ -134,6 +135,13 @@ impl<D: Database> StoreBackend for Pool<D> {
         horizon: Option<i64>,
     ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>> {
         Box::pin(self.shared.database.recheck(values, horizon))
+    }
+
+    fn read_receipts(
+        &self,
+        start: Option<ProcessStart>,
+    ) -> BackendFuture<'_, Result<EarlierReceipts, Error>> {
+        Box::pin(self.shared.database.read_receipts(start))
     }
 
     fn join(self: Box<Self>) -> BackendFuture<'static, ()> {

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::Error;
 use crate::pipeline::channel::{self, OutcomeSender, OutcomeStream, PageStream, wait_until};
+use crate::pipeline::receipts::ReceiptLog;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
@@ -114,6 +115,8 @@ pub(super) struct Queue {
     claimed: Notify,
     /// Notified when a page was queued.
     page_arrived: Notify,
+    /// The receipts that wait to be written.
+    pub(super) receipts: Arc<ReceiptLog>,
     /// The run's shutdown handle.
     pub(super) shutdown: Shutdown,
     /// The run's clock.
@@ -152,6 +155,7 @@ impl Queue {
             claimable: Arc::default(),
             claimed: Notify::new(),
             page_arrived: Notify::new(),
+            receipts: Arc::default(),
             shutdown,
             clock,
             failed: CancellationToken::new(),

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use self::delay::Delay;
 use crate::docker::mounted::MountedFolder;
 use crate::docker::{Container, IMAGE, build_image, docker, docker_stdout, text};
+use crate::support::cluster::wait;
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
@@ -61,6 +62,8 @@ struct ReplicatedJob<'a> {
     source: &'a str,
     database: &'a Database,
     page_size: u64,
+    /// Failed tasks are started again, and continue their run by its receipts.
+    is_retried: bool,
 }
 
 /// The reports of a job, and the rows that it added.
@@ -75,7 +78,7 @@ impl ReplicatedJob<'_> {
     fn run(&self) -> JobResult {
         let before = count(self.database);
         let out = MountedFolder::new();
-        let env = [
+        let mut env = vec![
             format!("TOKEN_HOST={}", self.source),
             format!("DATABASE_URL={}", self.database.url()),
             format!("TOKEN_SERVICE_SIZE={}", self.size),
@@ -83,20 +86,29 @@ impl ReplicatedJob<'_> {
             format!("TOKEN_SERVICE_SHARD={SLOT}/{}", self.replicas),
             format!("TOKEN_SERVICE_REPORT=ndjson=/out/{SLOT}.ndjson"),
         ];
-        let name = format!("token_service_test_{}", std::process::id());
+        let restart = if self.is_retried {
+            env.push("TOKEN_SERVICE_RECEIPTS=token_receipts".to_owned());
+            env.push("TOKEN_SERVICE_RUN_ID={{.Service.ID}}".to_owned());
+            ["--restart-condition=on-failure", "--restart-max-attempts=3"]
+        } else {
+            ["--restart-condition=none", "--restart-max-attempts=0"]
+        };
+        let name = service_name();
         let service = SwarmService(name.clone());
         // `docker service create` does not end if a task of a job fails.
         let mut create = process::Command::new("timeout");
         create.args(["300", "docker", "service", "create", "--detach=false"]);
         create.args(["--quiet", "--no-resolve-image", "--mode=replicated-job"]);
-        create.args(["--restart-condition=none", "--network=host"]);
+        create
+            .args(restart)
+            .args(["--restart-delay=0s", "--network=host"]);
         create.args(["--read-only", "--cap-drop=ALL", "--limit-memory=64M"]);
         create.args([out.user(), format!("--name={name}")]);
         create.arg(format!("--replicas={}", self.replicas));
         create.arg(format!("--max-concurrent={}", self.replicas));
         let mount = format!("--mount=type=bind,src={},dst=/out", out.path("").display());
         create.arg(mount);
-        create.args(env.map(|variable| format!("--env={variable}")));
+        create.args(env.iter().map(|variable| format!("--env={variable}")));
         let created = create.arg(IMAGE).output().expect("timeout and docker");
         let list = [
             "service",
@@ -121,6 +133,11 @@ impl ReplicatedJob<'_> {
             rows: count(self.database) - before,
         }
     }
+}
+
+/// The name of the service of this process.
+fn service_name() -> String {
+    format!("token_service_test_{}", std::process::id())
 }
 
 /// Counts the rows of the table.
@@ -176,6 +193,7 @@ fn docker_swarm_replicas_share_one_size() {
         source: &url,
         database: &Database::standard(),
         page_size: 10_000,
+        is_retried: false,
     };
     let done = job.run();
     done.assert_complete(1003);
@@ -186,6 +204,58 @@ fn docker_swarm_replicas_share_one_size() {
         .collect();
     parts.sort_unstable();
     assert_eq!(parts, [250, 251, 251, 251]);
+}
+
+/// A task is killed with SIGKILL in the middle, and the engine starts it again.
+#[test]
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn docker_swarm_continues_a_killed_task() {
+    build_image();
+    let _swarm = Swarm::join();
+    let (_source, port) = source();
+    let url = format!("http://127.0.0.1:{port}/tokens");
+    let database = Database::standard().with_receipts();
+    let size = 60_000;
+    let job = ReplicatedJob {
+        replicas: 2,
+        size,
+        source: &url,
+        database: &database,
+        page_size: 2_000,
+        is_retried: true,
+    };
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| kill_one_task(&database, 2_000));
+        job.run()
+    });
+    let whole = |status: &str| {
+        let before = |report: &Report| report.summary[&format!("{status}_before")].as_u64();
+        done.sum(status) + done.reports.iter().filter_map(before).sum::<u64>()
+    };
+    let before = whole("stored") - done.sum("stored");
+    assert!(before > 0, "the killed task had stored tokens");
+    assert_eq!(done.sum("requested"), size);
+    assert_eq!(whole("stored") + whole("rejected"), size);
+    assert_eq!(done.rows, whole("stored"), "rows in the table");
+    let twice = "SELECT count(*) - count(DISTINCT data) FROM secret_tokens";
+    let twice: i64 = database.client().query_one(twice, &[]).unwrap().get(0);
+    assert_eq!(twice, 0);
+    println!(
+        "a task killed and started again: {size} requested, {} stored + {} rejected, of these {before} \
+         stored before the kill; {} rows, none twice",
+        whole("stored"),
+        whole("rejected"),
+        done.rows
+    );
+}
+
+/// Kills one task of the service with SIGKILL once the table has this many rows.
+fn kill_one_task(database: &Database, rows: u64) {
+    let filter = format!("label=com.docker.swarm.service.name={}", service_name());
+    wait(|| count(database) >= rows, "rows of the job");
+    let list = docker_stdout(&["ps", "--quiet", "--filter", &filter]);
+    let task = list.lines().next().expect("a running task");
+    docker_stdout(&["kill", "--signal=KILL", task]);
 }
 
 fn env_number(name: &str, default: u64) -> u64 {
@@ -264,6 +334,7 @@ fn throughput_of_replicas_is_measured() {
                 source: &url,
                 database: &database,
                 page_size,
+                is_retried: false,
             };
             let done = job.run();
             done.assert_complete(size);

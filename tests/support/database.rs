@@ -25,6 +25,11 @@ CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN IF NEW.data LIKE 'n%' THEN RETURN NULL; END IF; RETURN NEW; END $$;
 CREATE TRIGGER swallow BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION swallow()";
 
+/// The receipts table, as `token_service schema` prints it.
+pub const RECEIPTS_TABLE: &str = "CREATE TABLE token_receipts (
+    run_id uuid, shard int, position bigint, attempt int, rows int, kind \"char\" NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (run_id, shard, position, attempt))";
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// The parameters of a connection.
@@ -172,6 +177,20 @@ impl Database {
             .collect();
         rows.sort();
         rows
+    }
+
+    /// Adds the receipts table.
+    #[must_use]
+    pub fn with_receipts(self) -> Self {
+        self.with_sql(RECEIPTS_TABLE)
+    }
+
+    /// Creates a login role with the rights that a run with receipts needs, and no other.
+    pub fn role_for_receipts(&self) -> Login {
+        let role = self.role_with("INSERT");
+        let grant = format!("GRANT INSERT, SELECT ON token_receipts TO {}", role.user);
+        self.client().batch_execute(&grant).expect("the grant");
+        role
     }
 
     /// Creates a login role with these rights on the table, such as `INSERT, SELECT`; none if empty.

@@ -79,13 +79,15 @@ impl Manifest {
         value.unwrap_or_else(|| panic!("{}: no --{name}=", self.file))
     }
 
-    /// The container's variables.
+    /// The container's variables. A field of the pod is represented by its path.
     pub fn env(&self) -> Vec<(&str, &str)> {
         let env = self.container()["env"].as_array().expect("variables");
         env.iter()
             .map(|variable| {
-                let text = |key: &str| variable[key].as_str().expect("a string");
-                (text("name"), text("value"))
+                let name = variable["name"].as_str().expect("a name");
+                let field = variable.pointer("/valueFrom/fieldRef/fieldPath");
+                let value = field.unwrap_or(&variable["value"]).as_str();
+                (name, value.expect("a string"))
             })
             .collect()
     }

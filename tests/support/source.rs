@@ -3,7 +3,7 @@
 //!
 //! Dropping it fails the test if a declared response was not used or a request had none.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -57,10 +57,14 @@ impl Request {
 /// Maps the requested number of tokens to the delivered tokens.
 type Rule = Box<dyn FnMut(u64) -> Vec<String> + Send>;
 
+/// Maps the number of a request, by its idempotency key, and its size to the delivered tokens.
+type KeyedRule = Box<dyn Fn(u64, u64) -> Vec<String> + Send>;
+
 /// How the source responds.
 enum Behaviour {
     Responses(VecDeque<Response>),
     Generating(Rule),
+    Keyed(KeyedRule, HashMap<u64, u64>),
 }
 
 struct SourceState {
@@ -106,6 +110,12 @@ impl Source {
     /// Starts a source that delivers the tokens of `rule(n)` for `size=n`.
     pub fn generating_with(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
         Self::start(Behaviour::Generating(Box::new(rule)), None)
+    }
+
+    /// Starts a source that honours idempotency keys: it delivers the tokens of `rule(number, size)`, where the
+    /// number is at the end of the key, and refuses another size for the same key.
+    pub fn keyed(rule: impl Fn(u64, u64) -> Vec<String> + Send + 'static) -> Self {
+        Self::start(Behaviour::Keyed(Box::new(rule), HashMap::new()), None)
     }
 
     /// Like [`Self::responding`], over TLS, with HTTP/2 if the client offers it.
@@ -237,7 +247,7 @@ impl Source {
                 .iter()
                 .filter(|it| !(it.always && state.always_used))
                 .count(),
-            Behaviour::Generating(_) => 0,
+            Behaviour::Generating(_) | Behaviour::Keyed(..) => 0,
         };
         if unused > 0 {
             Some(format!(
@@ -332,6 +342,8 @@ async fn respond(
 impl SourceState {
     fn next(&mut self, request: Request) -> Response {
         let size = request.size();
+        let key = request.headers.get("idempotency-key");
+        let key = key.and_then(|key| key.to_str().ok()?.rsplit('-').next()?.parse().ok());
         self.requests.push(request);
         match &mut self.behaviour {
             Behaviour::Generating(rule) => {
@@ -339,6 +351,18 @@ impl SourceState {
                     return Response::status(400).body("size is missing\n");
                 };
                 let tokens = rule(size);
+                let response = Response::tokens(&tokens);
+                self.issued.extend(tokens);
+                response
+            }
+            Behaviour::Keyed(rule, sizes) => {
+                let (Some(number), Some(size)) = (key, size) else {
+                    return Response::status(400).body("size or key is missing\n");
+                };
+                if *sizes.entry(number).or_insert(size) != size {
+                    return Response::status(422).body("another size for the same key\n");
+                }
+                let tokens = rule(number, size);
                 let response = Response::tokens(&tokens);
                 self.issued.extend(tokens);
                 response

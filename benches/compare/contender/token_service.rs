@@ -34,6 +34,8 @@ pub struct TokenService {
     pub report: Option<&'static str>,
     /// Discard standard output.
     pub discard_stdout: bool,
+    /// Write a receipt with each token.
+    pub has_receipts: bool,
 }
 
 /// The place of an SQLite file.
@@ -63,6 +65,9 @@ impl TokenService {
         if let Some(shards) = self.shards {
             let _ = write!(name, ", {shards} shards");
         }
+        if self.has_receipts {
+            name.push_str(", with receipts");
+        }
         name
     }
 
@@ -79,6 +84,9 @@ impl TokenService {
             .env("DATABASE_URL", database_url)
             .arg(tokens.to_string())
             .args(self.options);
+        if self.has_receipts {
+            command = command.arg("--receipts").arg("token_receipts");
+        }
         if !self.discard_stdout {
             command = command.stdout(&env.scratch.on_disk("report"));
         }

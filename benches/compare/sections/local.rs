@@ -23,11 +23,16 @@ pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
         some_rejected: true,
         ..TokenService::default()
     };
+    let with_receipts = TokenService {
+        has_receipts: true,
+        ..TokenService::default()
+    };
     let contenders = [
         best.server_limit,
         best.pgbench,
         Contender::TokenService(TokenService::default()),
         Contender::TokenService(some_rejected),
+        Contender::TokenService(with_receipts),
     ]
     .map(|contender| (contender, tokens));
     let results = run_rounds(env, "local", env.scale.rounds, &contenders)?;
@@ -47,7 +52,7 @@ pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
 }
 
 fn figures(results: &[ContenderSamples], server_limits: String) -> Figures {
-    let [server_limit, pgbench, token_service, _] = results else {
+    let [server_limit, pgbench, token_service, ..] = results else {
         unreachable!("there is one result per contender")
     };
     let format_cpu =
@@ -67,7 +72,14 @@ fn figures(results: &[ContenderSamples], server_limits: String) -> Figures {
 }
 
 fn goals(results: &[ContenderSamples], tokens: u64) -> Vec<Goal> {
-    let [server_limit, pgbench, token_service, some_rejected] = results else {
+    let [
+        server_limit,
+        pgbench,
+        token_service,
+        some_rejected,
+        with_receipts,
+    ] = results
+    else {
         unreachable!("there is one result per contender")
     };
     let work = format!("{} tokens, local server, all stored", format_count(tokens));
@@ -99,6 +111,15 @@ fn goals(results: &[ContenderSamples], tokens: u64) -> Vec<Goal> {
                 format_throughput(token_service),
             ],
             some_rejected.ratio(token_service, Sample::tokens_per_second),
+        ),
+        Goal::ratio(
+            format!("{} tokens, with receipts", format_count(tokens)),
+            RatioLimit::AtLeast(0.85, "without receipts"),
+            [
+                format_throughput(with_receipts),
+                format_throughput(token_service),
+            ],
+            with_receipts.ratio(token_service, Sample::tokens_per_second),
         ),
         Goal::ratio(
             format!("client CPU for {} tokens", format_count(tokens)),

@@ -3,14 +3,15 @@
 //! Tokens not known to be stored or rejected are looked up in the table, and stored if missing. So a
 //! replay is idempotent.
 
-mod state;
+mod by_receipt;
+pub(crate) mod state;
 mod unanswered;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::command::replay::state::ReplayState;
-use crate::command::run::{database_inputs, open_store};
+use crate::command::run::{database_inputs, ledger as ledger_of, open_store};
 use crate::command::supervisor::run_supervised;
 use crate::config::RunSettings;
 use crate::error::exit::RunTotals;
@@ -28,6 +29,7 @@ use crate::report::ledger::Ledger;
 use crate::report::summary::RunRecord;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::Store;
+use crate::store::receipts::EarlierReceipts;
 
 /// Replays a journal or report and returns its conclusion.
 pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) -> Conclusion {
@@ -78,17 +80,30 @@ async fn settle(
         .run_id
         .clone()
         .unwrap_or_else(|| run_context.run_id.to_string());
+    options.receipts = state.receipts();
     let fail_on = settings.fail_on;
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
+    let earlier = match state.receipts {
+        Some(_) => Some(read_receipts(&store, &shutdown).await?),
+        None => None,
+    };
     let values = state.open();
-    let found = recheck(&store, &state, &values, &shutdown).await?;
+    let found = match earlier {
+        Some(_) => None,
+        None => recheck(&store, &state, &values, &shutdown).await?,
+    };
     let reports = Reports::open(&settings.reports, settings.color, display.stdout());
     let mut reports = reports.map_err(unwritable)?;
     reports.mask = settings.mask;
     reports.inputs = inputs;
-    let mut ledger = Ledger::new(reports);
-    for outcome in state.settled.iter().flat_map(ParsedRecord::outcome) {
-        let _ = ledger.settle(&outcome, None);
+    let mut ledger = ledger_of(reports, &store, 0);
+    let settled = earlier
+        .as_ref()
+        .map(|earlier| by_receipt::settle(&state, earlier, &mut ledger));
+    if settled.is_none() {
+        for outcome in state.settled.iter().flat_map(ParsedRecord::outcome) {
+            let _ = ledger.settle(&outcome, None);
+        }
     }
     // Only now, because the journal already has the outcomes above.
     let journal = state.continue_journal(&run_context.run_id.to_string());
@@ -96,7 +111,8 @@ async fn settle(
     if let Some(journal) = journal {
         ledger.reports().add_journal(journal);
     }
-    let mut missing = settle_found(&state, &values, found.as_ref(), &mut ledger);
+    let mut missing =
+        settled.unwrap_or_else(|| settle_found(&state, &values, found.as_ref(), &mut ledger));
     missing.extend(repeated.tokens);
     let total = ledger.numbers().total() + missing.len() as u64;
     let glance = |ledger: &Ledger| {
@@ -114,6 +130,15 @@ async fn settle(
         error,
         &fail_on,
     ))
+}
+
+/// Reads the receipts of the replayed run, after its connections have ended.
+async fn read_receipts(store: &Store, shutdown: &Shutdown) -> Result<EarlierReceipts, Error> {
+    tokio::select! {
+        biased;
+        earlier = store.read_receipts(None) => earlier,
+        () = shutdown.stopping().cancelled() => Err(conclusion::stopped_early(shutdown)),
+    }
 }
 
 /// Counts the rows of each value in the table.

@@ -10,9 +10,11 @@ use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::journal::{
     Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose, RequestLine, UnansweredRequest,
+    positions_of,
 };
-use crate::pipeline::token::Status;
-use crate::store::identifier::TableName;
+use crate::pipeline::identifier::TableName;
+use crate::pipeline::token::{Page, ReceiptKey, Status, Token, TokenDefect};
+use crate::store::receipts::Receipts;
 
 /// The number of stored values to look up as a control of the lookup itself.
 const CONTROLS: usize = 16;
@@ -73,6 +75,28 @@ impl From<&'static str> for Refusal {
     }
 }
 
+/// A token of a run with receipts.
+pub(crate) struct ReplayToken {
+    pub token: Token,
+    /// True if the source delivered it; false if only its outcome is known.
+    pub was_received: bool,
+    /// Its last outcome.
+    pub record: Option<ParsedRecord>,
+}
+
+impl ReplayToken {
+    /// Creates a token of which only the outcome is known: its form is invalid, or the script made it.
+    fn of_record(record: &ParsedRecord) -> Self {
+        let mut token = Token::new(&record.token, TokenDefect::of(&record.token, usize::MAX));
+        token.receipt = ReceiptKey::first(record.position.unwrap_or_default());
+        Self {
+            token,
+            was_received: false,
+            record: None,
+        }
+    }
+}
+
 /// The state of a run, read from its journal or report.
 pub(crate) struct ReplayState {
     reader: Option<JournalReader>,
@@ -82,6 +106,14 @@ pub(crate) struct ReplayState {
     pub horizon: Option<i64>,
     /// The table and column; `None` in a report.
     table: Option<(String, String)>,
+    /// The table of the receipts and the shard, if the run writes receipts.
+    pub receipts: Option<(String, u32)>,
+    /// The tokens by position, if the run writes receipts.
+    pub tokens: BTreeMap<u64, ReplayToken>,
+    /// The number of the last request.
+    pub last_request: u64,
+    /// True if a request had an idempotency key.
+    pub has_keys: bool,
     /// SIZE, if the file has it.
     pub requested: Option<u64>,
     /// The requests with an idempotency key that have no complete answer, by number.
@@ -108,6 +140,10 @@ impl ReplayState {
             origin: None,
             horizon: None,
             table: None,
+            receipts: None,
+            tokens: BTreeMap::new(),
+            last_request: 0,
+            has_keys: false,
             requested: None,
             unanswered: BTreeMap::new(),
             settled: Vec::new(),
@@ -183,6 +219,7 @@ impl ReplayState {
                 self.run_id = Some(journal.run_id);
                 self.horizon = journal.horizon;
                 self.table = Some((journal.table, journal.column));
+                self.receipts = journal.receipts.zip(journal.shard);
                 self.requested = journal.requested;
             }
             JournalLine::Summary { summary } => {
@@ -194,6 +231,8 @@ impl ReplayState {
             }
             JournalLine::Request { request } => {
                 let RequestLine { number, size, key } = request;
+                self.has_keys = true;
+                self.last_request = self.last_request.max(number);
                 let request = UnansweredRequest {
                     number,
                     size,
@@ -205,9 +244,14 @@ impl ReplayState {
             JournalLine::Received {
                 received,
                 request,
+                lines,
                 partial,
             } => {
                 let request = request.unwrap_or_default();
+                self.last_request = self.last_request.max(request);
+                if self.receipts.is_some() {
+                    self.add_positions(&received, request, lines.as_deref());
+                }
                 if !partial {
                     self.unanswered.remove(&request);
                 } else if let Some(request) = self.unanswered.get_mut(&request) {
@@ -218,6 +262,11 @@ impl ReplayState {
                 }
             }
             JournalLine::Outcome(record) => {
+                if let Some(position) = record.position.filter(|_| self.receipts.is_some()) {
+                    let token = self.tokens.entry(position);
+                    let token = token.or_insert_with(|| ReplayToken::of_record(&record));
+                    token.record = Some(record.clone());
+                }
                 let count = self.counts.entry(record.token.clone()).or_default();
                 match record.status()? {
                     Status::Stored => count.stored += 1,
@@ -231,6 +280,43 @@ impl ReplayState {
             }
         }
         Ok(())
+    }
+
+    fn add_positions(&mut self, texts: &[String], request: u64, lines: Option<&[(u32, u32)]>) {
+        let page = Page::from_texts(texts.iter().map(|text| (text.as_str(), None)));
+        for (mut token, position) in page.iter().zip(positions_of(request, lines)) {
+            token.receipt = ReceiptKey::first(position);
+            let token = ReplayToken {
+                token,
+                was_received: true,
+                record: None,
+            };
+            self.tokens.insert(position, token);
+        }
+    }
+
+    /// Returns the tokens that the source delivered, with their positions.
+    pub fn received_tokens(&self) -> impl Iterator<Item = &Token> {
+        let tokens = self.tokens.values().filter(|token| token.was_received);
+        tokens.map(|token| &token.token)
+    }
+
+    /// Opens the journal for the next process of its run.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn resume(&mut self, run_id: &str) -> Result<Journal, Error> {
+        let path = self.path().to_owned();
+        let resumed = self.reader.as_mut().map(|reader| reader.resume(run_id));
+        let resumed = resumed.unwrap_or_else(|| Err(std::io::ErrorKind::Unsupported.into()));
+        resumed.map_err(|error| {
+            Error::new(
+                Exit::Usage,
+                format!("the journal {} cannot be written", path.display()),
+            )
+            .cause(error.to_string())
+            .hint("name a file that can be written; no token was requested")
+        })
     }
 
     /// Returns the path of the file.
@@ -247,7 +333,7 @@ impl ReplayState {
             return Ok(());
         };
         if TableName::parse(run_table).as_ref() == Ok(table) && run_column == column {
-            return Ok(());
+            return self.check_receipts(settings);
         }
         let error = Error::new(
             Exit::Usage,
@@ -261,6 +347,36 @@ impl ReplayState {
                 "the configuration has table {table}, column {column}"
             ))
             .hint("set `database.table` and `database.column` to those of the run"))
+    }
+
+    /// Returns an error if another receipts table is configured.
+    fn check_receipts(&self, settings: &RunSettings) -> Result<(), Error> {
+        let configured = settings.store.receipts.as_ref().map(|it| &it.table);
+        let of_run = self.receipts.as_ref().map(|(table, _)| table);
+        match (configured, of_run) {
+            (Some(table), Some(of_run)) if TableName::parse(of_run).as_ref() != Ok(table) => {
+                let message =
+                    "the journal belongs to a different receipts table than the configured one";
+                Err(Error::new(Exit::Usage, message)
+                    .cause(format!(
+                        "the run used {of_run}, the configuration has {table}"
+                    ))
+                    .hint(
+                        "set --receipts or `database.receipts` to that of the run, or leave it out",
+                    ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the receipts of the run, if it writes them.
+    pub fn receipts(&self) -> Option<Receipts> {
+        let (table, shard) = self.receipts.as_ref()?;
+        Some(Receipts {
+            table: TableName::parse(table).ok()?,
+            run_id: Uuid::try_parse(self.run_id.as_deref()?).ok()?,
+            shard: *shard,
+        })
     }
 
     /// Opens the journal to append the outcomes of this replay.
@@ -287,6 +403,9 @@ impl ReplayState {
 
     /// Returns the number of tokens.
     pub fn received(&self) -> u64 {
+        if self.receipts.is_some() {
+            return self.tokens.len() as u64;
+        }
         self.counts.values().map(|count| count.total()).sum()
     }
 

@@ -66,7 +66,7 @@ pub(super) async fn repeat(
                 let answer = if has_failed {
                     None
                 } else {
-                    fetcher.repeat(request).await
+                    fetcher.repeat_alone(request).await
                 };
                 let Some(answer) = answer else {
                     unseen += request.unseen();

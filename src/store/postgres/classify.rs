@@ -607,7 +607,7 @@ mod tests {
     #[test]
     fn assumed_catalog_rejects_token_unless_field_names_other_cause() {
         let assumed = Catalog::assumed(
-            &crate::store::identifier::TableName::plain("secret_tokens"),
+            &crate::pipeline::identifier::TableName::plain("secret_tokens"),
             "data",
         );
         for (case, expected) in [

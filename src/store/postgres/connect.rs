@@ -15,14 +15,16 @@ use tokio_postgres::config::SslMode as Tls;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::store::identifier::quote_identifier;
+use crate::pipeline::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::connector::refuses_options;
 use crate::store::postgres::connector::{
     Attempt, ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql,
     reply_timeout,
 };
+use crate::store::postgres::insert_sql::InsertForm;
 use crate::store::postgres::raw_connection::{DriverTask, RawConnection};
+use crate::store::postgres::receipts::PostgresReceipts;
 use crate::store::postgres::wire::{
     ConnectionMonitor, HostAddress, LoginSequence, MonitoredStream, MonitoredTls, Socket,
 };
@@ -45,6 +47,15 @@ impl Connector {
             .connect_to_any_host(ConnectPurpose::InsertAndCheck)
             .await?;
         let catalog = session.catalog.unwrap_or_default();
+        let receipts = self.receipts.clone().zip(session.receipts_table);
+        let receipts = receipts.map(|(receipts, table)| {
+            let form = if session.needs_transaction {
+                InsertForm::InTransaction
+            } else {
+                InsertForm::WithReceipt
+            };
+            PostgresReceipts::new(receipts, table, form, catalog.has_foreign())
+        });
         let lookup = Lookup {
             sql: catalog.base_sql().map_or_else(
                 || self.lookup.clone(),
@@ -60,6 +71,7 @@ impl Connector {
         Ok(FirstConnection {
             connection,
             lookup,
+            receipts,
             catalog,
             is_shared: session.is_shared,
             free_connections: session.free_connections,
@@ -339,7 +351,7 @@ impl Connector {
             statement: None,
             backend: None,
             horizon: 0,
-            insert: self.durable_insert.clone(),
+            sql: Arc::clone(&self.sql),
             unprepared: AtomicBool::new(false),
             awaits_reply: AtomicBool::new(false),
             closed,
@@ -376,6 +388,8 @@ pub(super) type NewConnection = (RawConnection, SessionFacts);
 pub(super) struct FirstConnection {
     pub(super) connection: RawConnection,
     pub(super) lookup: Lookup,
+    /// The receipts, if they are written.
+    pub(super) receipts: Option<PostgresReceipts>,
     pub(super) catalog: Catalog,
     /// True if a pooler shares the backend with other clients.
     pub(super) is_shared: bool,

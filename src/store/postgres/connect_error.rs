@@ -6,8 +6,8 @@
 use tokio_postgres::Error as PostgresError;
 
 use crate::error::{Error, ErrorKind, chain};
+use crate::pipeline::identifier::quote_identifier;
 use crate::store::connection::denied;
-use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::{Catalog, Obstacle};
 use crate::store::postgres::connector::{ConnectError, Connector};
 use crate::store::postgres::wire::ProtocolViolation;

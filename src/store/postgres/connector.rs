@@ -10,31 +10,26 @@ use tokio_postgres::Error as PostgresError;
 
 use crate::error::{Error, chain};
 use crate::observe::otel::Tracer;
+use crate::pipeline::identifier::quote_identifier;
 use crate::store::StoreOptions;
-use crate::store::identifier::quote_identifier;
 use crate::store::pool::connections_for;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::first_login::FirstLogin;
+use crate::store::postgres::insert_sql::InsertSql;
 use crate::store::postgres::known_servers::KnownServers;
+use crate::store::postgres::receipts_table::ReceiptsTable;
 use crate::store::postgres::tls;
 use crate::store::postgres::wire::{HostAddress, ProtocolViolation};
 use crate::store::postgres::{Address, Host};
+use crate::store::receipts::Receipts;
 use crate::store::sqlstate::connect_sqlstate;
 
 /// The extra time for a reply beyond the statement timeout.
 const REPLY_SLACK: Duration = Duration::from_secs(10);
+/// What the server keeps of an `application_name`, in bytes.
+const MAX_NAME: usize = 63;
 /// Practically no limit, if there is no statement timeout.
 const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
-/// Raises `synchronous_commit` to `on` for the transaction; never lowers it.
-const RAISE_SYNCHRONOUS_COMMIT: &str = "set_config('synchronous_commit', CASE \
-     current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
-     true)";
-/// Raises `client_min_messages` to `warning` for the transaction: a warning reports a commit that
-/// no standby confirmed.
-const RAISE_CLIENT_MIN_MESSAGES: &str = "set_config('client_min_messages', CASE \
-     current_setting('client_min_messages') WHEN 'error' THEN 'warning' ELSE \
-     current_setting('client_min_messages') END, true)";
-
 /// Returns the SQL that counts the rows of each value not older than the horizon.
 ///
 /// A row's XID has 32 bits and wraps around: up to half the range ahead of the horizon is newer.
@@ -87,11 +82,14 @@ pub(super) struct Connector {
     /// The column's name, unquoted.
     pub(super) column: String,
     pub(super) tls: Arc<ClientConfig>,
-    /// The INSERT for a session that is set up.
-    pub(super) insert: String,
-    /// The INSERT for a session behind a pooler: it raises its own durability settings.
-    pub(super) durable_insert: String,
+    /// The statements that insert a token.
+    pub(super) sql: Arc<InsertSql>,
+    /// The receipts, if they are written.
+    pub(super) receipts: Option<Receipts>,
+    /// The query that looks up tokens by value.
     pub(super) lookup: String,
+    /// What the `application_name` of all processes of this run begins with.
+    pub(super) run_name: String,
     /// The `application_name` of this run's connections.
     pub(super) application_name: String,
     /// True if the run needs more than one connection.
@@ -113,18 +111,25 @@ impl Connector {
     /// Reads the certificates; makes no connection.
     pub(super) fn new(address: &Address, options: &StoreOptions) -> Result<Self, Error> {
         let (table, column) = (options.table.to_sql(), quote_identifier(&options.column));
-        Ok(Self {
-            tls: Arc::new(tls::client_config(address)?),
-            insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
-            durable_insert: format!(
-                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISE_SYNCHRONOUS_COMMIT} \
-                 AS level, {RAISE_CLIENT_MIN_MESSAGES} AS least) AS durable \
-                 WHERE level IS NOT NULL AND least IS NOT NULL"
-            ),
-            lookup: lookup_sql(&table, &column),
-            application_name: format!("token_service {}", options.session)
+        let run_name = match &options.receipts {
+            Some(receipts) => format!("token_service {}/{}/", receipts.run_id, receipts.shard),
+            None => format!("token_service {}", options.session)
                 .trim()
                 .to_owned(),
+        };
+        // With receipts, several processes may follow each other.
+        let mut application_name = match &options.receipts {
+            Some(_) => format!("{run_name}{:04x}", fastrand::u16(..)),
+            None => run_name.clone(),
+        };
+        application_name.truncate(MAX_NAME);
+        Ok(Self {
+            tls: Arc::new(tls::client_config(address)?),
+            sql: Arc::new(InsertSql::new(&table, &column, options.receipts.as_ref())),
+            receipts: options.receipts.clone(),
+            lookup: lookup_sql(&table, &column),
+            application_name,
+            run_name,
             refuses_marker: AtomicBool::new(false),
             refuses_direct_tls: AtomicBool::new(false),
             servers: KnownServers::default(),
@@ -149,6 +154,10 @@ pub(super) struct SessionFacts {
     pub(super) is_shared: bool,
     /// The catalog, loaded by the first connection only.
     pub(super) catalog: Option<Catalog>,
+    /// The receipts table, loaded by the first connection only.
+    pub(super) receipts_table: Option<ReceiptsTable>,
+    /// True if the token and its receipt need a statement each.
+    pub(super) needs_transaction: bool,
     /// How many connections the run can have, the first one included; `None` if that is unknown, and
     /// for every other connection.
     pub(super) free_connections: Option<u32>,

@@ -16,11 +16,13 @@ use crate::store::postgres::connector::{Connector, reply_timeout};
 use crate::store::postgres::early::EarlyConnections;
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::postgres::raw_connection::Backend;
+use crate::store::postgres::receipts::SessionNames;
 use crate::store::postgres::recheck::recheck;
 use crate::store::postgres::shared::PostgresShared;
 use crate::store::postgres::stall_monitor::watch;
 use crate::store::postgres::writer_connection::PostgresConnection;
 use crate::store::queue::Queue;
+use crate::store::receipts::{EarlierReceipts, ProcessStart};
 
 /// A PostgreSQL database whose table was checked.
 pub(in crate::store) struct PostgresDatabase {
@@ -56,6 +58,7 @@ pub(in crate::store) async fn open(
     let FirstConnection {
         connection,
         lookup,
+        receipts,
         catalog,
         is_shared,
         free_connections,
@@ -68,7 +71,7 @@ pub(in crate::store) async fn open(
         first = connector.connect_first() => first,
     }?;
     tracing::debug!(is_shared, free_connections, "the database can be used");
-    for warning in catalog.warnings() {
+    for warning in catalog.warnings(receipts.is_some()) {
         tracing::warn!("{warning}");
     }
     let free = FreeConnections {
@@ -85,6 +88,7 @@ pub(in crate::store) async fn open(
         is_dry_run: options.dry_run,
         pipeline: options.pipeline.map(|depth| depth.max(1)),
         lookup,
+        receipts,
         length_limit: catalog.length_limit(),
         catalog,
         progress: ServerProgress::new(),
@@ -170,6 +174,23 @@ impl Database for PostgresDatabase {
 
     fn waits_for(&self) -> Option<&'static str> {
         self.shared.progress.wait_clause()
+    }
+
+    async fn read_receipts(&self, start: Option<ProcessStart>) -> Result<EarlierReceipts, Error> {
+        let shared = &self.shared;
+        let Some(receipts) = &shared.receipts else {
+            return Ok(EarlierReceipts::default());
+        };
+        let connector = &shared.connector;
+        let connection = connector.connect().await?;
+        let refused = |error| connector.refusal(&connection.host, &error);
+        let names = SessionNames {
+            run: &connector.run_name,
+            own: &connector.application_name,
+        };
+        let earlier = receipts.begin(&connection, names, start, refused).await?;
+        connection.close().await;
+        Ok(earlier)
     }
 
     async fn recheck(

@@ -218,7 +218,7 @@ mod tests {
         let options = crate::store::StoreOptions {
             receipts: None,
             target: crate::store::DatabaseTarget::Demo,
-            table: crate::store::identifier::TableName::plain("secret_tokens"),
+            table: crate::pipeline::identifier::TableName::plain("secret_tokens"),
             column: "data".to_owned(),
             connections: Some(1),
             processes: 1,

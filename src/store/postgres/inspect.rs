@@ -12,9 +12,9 @@ use tokio_postgres::{Error as PostgresError, Row};
 
 use crate::error::Error;
 use crate::error::probe::ProbeResult;
+use crate::pipeline::identifier::quote_identifier;
 use crate::store::StoreOptions;
 use crate::store::connection_count::FreeConnections;
-use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::connector::{ConnectPurpose, Connector};
 use crate::store::postgres::free_connections::free_connections;
@@ -164,6 +164,7 @@ impl Inspection<'_> {
             Err(error) => vec![ProbeResult::error(LABEL, &table_column, error)],
             Ok((catalog, constraints)) => {
                 let mut results = vec![self.rights(&table_column, &catalog, &constraints)];
+                results.extend(self.receipts().await);
                 let warnings = catalog.durability_warning();
                 results.extend(warnings.map(|text| ProbeResult::warning(LABEL, text)));
                 results
@@ -175,6 +176,11 @@ impl Inspection<'_> {
     fn rights(&self, table_column: &str, catalog: &Catalog, constraints: &str) -> ProbeResult {
         const LABEL: &str = "table";
         let column = quote_identifier(&self.options.column);
+        if self.options.receipts.is_some() {
+            let may_select = if catalog.may_look_up() { "yes" } else { "no" };
+            let rights = format!("INSERT yes, SELECT {may_select}{constraints}");
+            return ProbeResult::ok(LABEL, format!("{table_column}  {rights}"));
+        }
         if !catalog.may_look_up() {
             let grant = self.connector.grant(&format!("SELECT ({column}, xmin)"));
             return ProbeResult::warning(
@@ -198,6 +204,27 @@ impl Inspection<'_> {
                 ),
             ),
         }
+    }
+
+    /// Checks the receipts table as a run does.
+    async fn receipts(&self) -> Option<ProbeResult> {
+        const LABEL: &str = "receipts";
+        let name = self.options.receipts.as_ref()?.table.to_string();
+        let loaded = self.connector.load_receipts_table(self.connection, true);
+        Some(
+            match timeout(self.connector.address.connect_timeout, loaded).await {
+                Ok(Ok(_)) => ProbeResult::ok(LABEL, format!("{name}  INSERT yes, SELECT yes")),
+                Ok(Err(connect_error)) => {
+                    let host = &self.connection.host;
+                    ProbeResult::error(
+                        LABEL,
+                        &name,
+                        self.connector.connect_error(host, &connect_error),
+                    )
+                }
+                Err(_) => ProbeResult::error(LABEL, &name, self.connector.reply_timed_out()),
+            },
+        )
     }
 
     /// Checks the table as a run does; returns the catalog and the constraints as text.

@@ -3,11 +3,10 @@
 //! `url`, `parameters`, `host`, `password` and `passfile` hold an address. `hosts` finds the server
 //! that accepts writes, `connect` makes a `connection`, `wire` filters what its server sends, and
 //! `setup` prepares the session; `connect_error` explains why that fails. `catalog` reads the table
-//! from the server's catalogs, and `classify` decides by it what an error means for a token. `pool`
-//! supervises the writers. Each `writer` sends INSERTs over one connection and receives `replies`;
-//! `retry_set` keeps the tokens of a lost connection. `xid_horizon` and `inflight` record what
-//! `in_doubt` needs to find out what a lost connection committed, and `recheck` does the same for
-//! an earlier process. `stall_monitor` ends a run whose commits are never confirmed, by the times
+//! from the server's catalogs, and `classify` decides by it what an error means for a token.
+//! `insert_sql` has the statements that insert a token, which a `writer_connection` sends. After a loss,
+//! `look_up` finds what was stored by value, with the help of `xid_horizon`, and `receipts` by key;
+//! `recheck` looks up the tokens of an earlier process. `stall_monitor` ends a run whose commits are never confirmed, by the times
 //! in `progress`. `inspect` probes a server for `check --connect`.
 
 pub(super) mod catalog;
@@ -21,6 +20,7 @@ mod first_login;
 mod free_connections;
 mod host;
 mod hosts;
+mod insert_sql;
 mod inspect;
 mod known_servers;
 mod look_up;
@@ -29,6 +29,8 @@ mod passfile;
 mod password;
 mod progress;
 mod raw_connection;
+mod receipts;
+mod receipts_table;
 mod recheck;
 mod setup;
 mod shared;

@@ -1,7 +1,7 @@
 //! A connection with its session set up: INSERTs, and the queries that resolve in-doubt tokens.
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,11 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{DbError, Severity};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Error, Row, Statement};
+use tokio_postgres::types::{BorrowToSql, ToSql, Type};
+use tokio_postgres::{Client, Error, Row, RowStream, Statement};
 use tokio_util::sync::CancellationToken;
 
+use crate::pipeline::token::Token;
 use crate::store::postgres::Host;
+use crate::store::postgres::insert_sql::{InsertForm, InsertSql};
+use crate::store::postgres::receipts::{columns, execute};
 use crate::store::postgres::wire::{ConnectionMonitor, HostAddress, ReplyThreshold};
 
 /// The time limit for a graceful close.
@@ -31,6 +34,12 @@ const END_OTHERS_SQL: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminat
      (SELECT pid, wait_event IS NOT DISTINCT FROM 'SyncRep' AS waits FROM pg_stat_activity \
      WHERE starts_with(application_name, $1) AND usename = session_user \
      AND pid NOT IN (pg_backend_pid(), $2)) AS others";
+
+/// As [`END_OTHERS_SQL`], with the names of the run and of this process.
+const END_OTHERS_OF_SQL: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
+     (SELECT pid, wait_event IS NOT DISTINCT FROM 'SyncRep' AS waits FROM pg_stat_activity \
+     WHERE starts_with(application_name, $1) AND usename = session_user \
+     AND NOT starts_with(application_name, $2) AND datname = current_database()) AS others";
 
 /// Terminates one backend if it is still the same process; no row if it is gone.
 const END_BACKEND_SQL: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
@@ -122,8 +131,8 @@ pub(super) struct RawConnection {
     pub(super) horizon: i64,
     /// The network round trip as measured during the set-up; an upper bound.
     pub(super) round_trip: Duration,
-    /// The INSERT for a connection without a prepared statement.
-    pub(super) insert: String,
+    /// The statements that insert a token.
+    pub(super) sql: Arc<InsertSql>,
     pub(super) unprepared: AtomicBool,
     /// True from an unprepared INSERT until its reply has arrived completely.
     pub(super) awaits_reply: AtomicBool,
@@ -149,30 +158,106 @@ impl RawConnection {
         self.monitor.had_open_transaction()
     }
 
-    /// Sends an INSERT of `text` when first polled.
+    /// Sends an INSERT of `token` when first polled.
     ///
     /// Resolves to the number of rows after the transaction has ended.
-    pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
-        match self.prepared() {
-            Some(statement) => self.client.execute_raw(statement, [text]).await,
-            None => self.insert_unprepared(text).await,
+    pub(super) async fn insert(&self, token: &Token, form: InsertForm) -> Result<u64, Error> {
+        match (form, self.prepared()) {
+            (InsertForm::Plain, Some(statement)) => {
+                self.client.execute_raw(statement, [token.as_str()]).await
+            }
+            (InsertForm::WithReceipt, Some(statement)) => {
+                self.insert_with_receipt(statement, token).await
+            }
+            (InsertForm::InTransaction, _) => self.insert_in_transaction(token).await,
+            (InsertForm::Plain, None) => {
+                let token = [(token.as_str(), Type::TEXT)];
+                // No more rows follow.
+                self.insert_unprepared(&self.sql.durable_insert, token)
+                    .await
+                    .map(|(rows, _)| rows)
+            }
+            (InsertForm::WithReceipt, None) => {
+                let text = token.as_str();
+                let (position, attempt) = columns(token.receipt);
+                let params: [(&(dyn ToSql + Sync), Type); 3] = [
+                    (&text, Type::TEXT),
+                    (&position, Type::INT8),
+                    (&attempt, Type::INT4),
+                ];
+                let inserted = self
+                    .insert_unprepared(&self.sql.durable_insert, params)
+                    .await;
+                inserted.map(|(_, rows)| rows)
+            }
         }
     }
 
-    /// Inserts without a prepared statement.
+    /// Inserts a token and its receipt by the prepared statement.
+    pub(super) async fn insert_with_receipt(
+        &self,
+        statement: &Statement,
+        token: &Token,
+    ) -> Result<u64, Error> {
+        let text = token.as_str();
+        let (position, attempt) = columns(token.receipt);
+        let params: [&(dyn ToSql + Sync); 3] = [&text, &position, &attempt];
+        let rows = self.client.query_raw(statement, params).await?;
+        rows_of_receipt(pin!(rows)).await
+    }
+
+    /// Inserts a token and its receipt by a statement each; nothing else is in flight.
+    async fn insert_in_transaction(&self, token: &Token) -> Result<u64, Error> {
+        self.monitor.begin_transaction();
+        let text = token.as_str();
+        let (position, attempt) = columns(token.receipt);
+        let inserted = async {
+            self.client.batch_execute("BEGIN").await?;
+            let rows = execute(self, &self.sql.token_only, &[(&text, Type::TEXT)]).await?;
+            let of_receipt = i32::try_from(rows).unwrap_or(i32::MAX);
+            let params: [(&(dyn ToSql + Sync), Type); 3] = [
+                (&position, Type::INT8),
+                (&attempt, Type::INT4),
+                (&of_receipt, Type::INT4),
+            ];
+            let receipt = self.sql.receipt_only.as_deref().unwrap_or_default();
+            execute(self, receipt, &params).await?;
+            Ok::<u64, Error>(rows)
+        };
+        let result = match inserted.await {
+            // After the reply to COMMIT the transaction has ended, whatever the reply says.
+            Ok(rows) => self.client.batch_execute("COMMIT").await.map(|()| rows),
+            Err(error) => {
+                let is_alive = error.as_db_error().is_some() && !self.is_closed();
+                let rolled_back = !is_alive || self.client.batch_execute("ROLLBACK").await.is_ok();
+                if !rolled_back {
+                    self.awaits_reply.store(true, Ordering::Relaxed);
+                }
+                Err(error)
+            }
+        };
+        self.monitor.end_transaction();
+        result
+    }
+
+    /// Inserts without a prepared statement; resolves to the number of rows by the command tag, and by the
+    /// receipt if the statement returns it.
     ///
     /// An error arrives before the server is ready for the next statement. A pooler may send
     /// statements of the meantime to another server, so this waits for the whole reply.
-    async fn insert_unprepared(&self, text: &str) -> Result<u64, Error> {
+    async fn insert_unprepared<P: BorrowToSql>(
+        &self,
+        sql: &str,
+        params: impl IntoIterator<Item = (P, Type)>,
+    ) -> Result<(u64, u64), Error> {
         self.awaits_reply.store(true, Ordering::Relaxed);
-        let token = [(text, Type::TEXT)];
         // An error here precedes the execution, and no more rows follow.
-        let rows = self.client.query_typed_raw(&self.insert, token).await?;
+        let rows = self.client.query_typed_raw(sql, params).await?;
         let mut rows = pin!(rows);
-        let mut result = Ok(());
+        let mut result = Ok(0);
         while let Some(row) = rows.next().await {
             match row {
-                Ok(_) => {}
+                Ok(row) => result = result.and_then(|_| rows_in_receipt(&row)),
                 Err(error) if result.is_ok() && error.as_db_error().is_some() => {
                     result = Err(error);
                 }
@@ -180,7 +265,7 @@ impl RawConnection {
             }
         }
         self.awaits_reply.store(false, Ordering::Relaxed);
-        result.map(|()| rows.rows_affected().unwrap_or_default())
+        result.map(|of_receipt| (rows.rows_affected().unwrap_or_default(), of_receipt))
     }
 
     /// Returns true if the next reply may belong to an earlier request.
@@ -195,16 +280,16 @@ impl RawConnection {
         self.monitor.violation().map(ToString::to_string)
     }
 
-    /// Inserts `text` and rolls back, with the result of [`RawConnection::insert`].
+    /// Inserts a token and rolls back, with the result of [`RawConnection::insert`].
     ///
     /// Deferred constraints are checked before the rollback. All four statements are pipelined in
     /// this order.
-    pub(super) async fn insert_and_roll_back(&self, text: &str) -> Result<u64, Error> {
+    pub(super) async fn insert_and_roll_back(&self, token: &Token) -> Result<u64, Error> {
         self.monitor.begin_transaction();
         let (begin, insert, check, rollback) = tokio::join!(
             biased;
             self.client.batch_execute("BEGIN"),
-            self.insert(text),
+            self.insert(token, InsertForm::Plain),
             self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE"),
             self.client.batch_execute("ROLLBACK"),
         );
@@ -254,6 +339,12 @@ impl RawConnection {
         }
         let params = [(&old.pid as _, Type::INT4), (&old.started as _, Type::TEXT)];
         FenceResult::from_rows(&self.query_sessions(END_BACKEND_SQL, &params).await?)
+    }
+
+    /// Terminates the connections whose names begin with `run`, except those of `own`.
+    pub(super) async fn end_others_of(&self, run: &str, own: &str) -> Result<FenceResult, Error> {
+        let params = [(&run as _, Type::TEXT), (&own as _, Type::TEXT)];
+        FenceResult::from_rows(&self.query_sessions(END_OTHERS_OF_SQL, &params).await?)
     }
 
     /// Terminates every other connection of `application_name`, except `current`.
@@ -363,6 +454,21 @@ impl RawConnection {
         let mut driver = self.driver;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut driver.0).await;
     }
+}
+
+/// Returns how many rows of the table the receipt names that an INSERT returned.
+fn rows_in_receipt(row: &Row) -> Result<u64, Error> {
+    let rows: Option<i32> = row.try_get(0)?;
+    Ok(u64::try_from(rows.unwrap_or_default()).unwrap_or_default())
+}
+
+/// Reads the reply to an INSERT that returns the number of rows.
+async fn rows_of_receipt(mut rows: Pin<&mut RowStream>) -> Result<u64, Error> {
+    let mut count = 0;
+    while let Some(row) = rows.next().await {
+        count = rows_in_receipt(&row?)?;
+    }
+    Ok(count)
 }
 
 /// Returns true if the error ends the connection.

@@ -6,8 +6,8 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Error as PostgresError;
 
 use crate::error::{Error, ErrorKind};
+use crate::pipeline::identifier::quote_identifier;
 use crate::store::connection::UNCONFIRMED;
-use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
 use crate::store::postgres::look_up::{FENCE_POLL_INTERVAL, FENCE_TIMEOUT};
 use crate::store::postgres::raw_connection::{Backend, FenceResult, RawConnection};
@@ -50,11 +50,7 @@ pub(super) async fn recheck(
         }
         None => shared.connector.refusal(&connection.host, &error),
     };
-    let fenced = fence(
-        &connection,
-        &shared.connector.application_name,
-        first_backend,
-    );
+    let fenced = fence(&connection, &shared.connector.run_name, first_backend);
     // The fence has its own limit; only an unresponsive server exceeds this one.
     let fenced = timeout(FENCE_TIMEOUT + lookup.control_timeout, fenced).await;
     match fenced.map_err(|_| stopped_responding())?.map_err(refused)? {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row, SimpleQueryMessage, Statement};
 
 use crate::store::postgres::catalog::{self, Catalog};
@@ -17,6 +17,7 @@ use crate::store::postgres::connector::SessionFacts;
 use crate::store::postgres::connector::{Attempt, ConnectError, ConnectPurpose, Connector};
 use crate::store::postgres::free_connections::free_connections;
 use crate::store::postgres::raw_connection::{Cluster, RawConnection, backend_from_row};
+use crate::store::postgres::receipts_table::{ReceiptsTable, TABLE_SQL};
 
 /// Sets up the session and identifies the server.
 ///
@@ -93,6 +94,8 @@ impl Connector {
         let mut session = SessionFacts {
             is_shared,
             catalog: None,
+            receipts_table: None,
+            needs_transaction: false,
             free_connections: None,
         };
         if purpose == ConnectPurpose::Inspect {
@@ -105,7 +108,9 @@ impl Connector {
         if is_shared {
             self.end_identification(is_first);
             if is_first {
+                session.receipts_table = self.load_receipts_table(connection, is_first).await?;
                 session.catalog = Some(self.check_table_unprepared(connection).await?);
+                session.needs_transaction = self.needs_transaction(connection).await?;
             }
             attempt.is_checking_table.store(false, Ordering::Relaxed);
             return Ok(session);
@@ -113,7 +118,7 @@ impl Connector {
         // All are pipelined: one round trip, and none if there is nothing left to do.
         let sent_at = Instant::now();
         let assumed_role: bool = row.try_get(10)?;
-        let (is_pgpool, backend_start, late, loaded, free) = tokio::join!(
+        let (is_pgpool, backend_start, late, loaded, receipts_table, free) = tokio::join!(
             biased;
             async {
                 let is_pgpool = self.is_pgpool(connection).await;
@@ -123,6 +128,7 @@ impl Connector {
             backend_start(connection, assumed_role),
             self.prepare_if(!is_known, connection),
             self.load_catalog(connection, is_first),
+            self.load_receipts_table(connection, is_first),
             free_connections_if(is_first && self.needs_several, connection),
         );
         if !is_known {
@@ -133,9 +139,14 @@ impl Connector {
         if let Some(catalog) = &session.catalog {
             self.check_catalog(catalog).map_err(ConnectError::Table)?;
         }
+        session.receipts_table = receipts_table?;
         match early.or(late) {
             Some((Ok(statement), cluster)) if !is_pgpool => {
                 connection.statement = Some(statement);
+                connection.backend = backend_from_row(&row, cluster, backend_start?, assumed_role)?;
+            }
+            Some((Err(error), cluster)) if self.refuses_returning(&error) && !is_pgpool => {
+                session.needs_transaction = true;
                 connection.backend = backend_from_row(&row, cluster, backend_start?, assumed_role)?;
             }
             Some((Err(error), _)) if !is_prepare_failure(&error) => return Err(error.into()),
@@ -167,10 +178,24 @@ impl Connector {
         }
         let prepared = tokio::join!(
             biased;
-            connection.client.prepare_typed(&self.insert, &[Type::TEXT]),
+            connection.client.prepare_typed(&self.sql.insert, self.insert_types()),
             self.cluster(connection),
         );
         Some(prepared)
+    }
+
+    /// Returns the types of the parameters of an INSERT.
+    fn insert_types(&self) -> &'static [Type] {
+        const TYPES: [Type; 3] = [Type::TEXT, Type::INT8, Type::INT4];
+        match self.receipts {
+            Some(_) => &TYPES,
+            None => &TYPES[..1],
+        }
+    }
+
+    /// Returns true if rules of the table refuse a token and its receipt in one statement.
+    fn refuses_returning(&self, error: &Error) -> bool {
+        self.receipts.is_some() && error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
     }
 
     /// Checks the table without preparing a statement.
@@ -183,11 +208,61 @@ impl Connector {
             .await?
             .unwrap_or_default();
         self.check_catalog(&catalog).map_err(ConnectError::Table)?;
-        // EXPLAIN gives the errors of PREPARE, executes nothing and leaves nothing.
-        let explain = format!("EXPLAIN {}", connection.insert);
-        let token = (&"" as _, Type::TEXT);
-        connection.client.query_typed(&explain, &[token]).await?;
+        self.explain(&self.sql.token_only, 1, connection).await?;
         Ok(catalog)
+    }
+
+    /// Returns true if a token and its receipt need a statement each, because of the table's rules.
+    async fn needs_transaction(&self, connection: &RawConnection) -> Result<bool, Error> {
+        if self.receipts.is_none() {
+            return Ok(false);
+        }
+        let count = self.insert_types().len();
+        match self
+            .explain(&self.sql.durable_insert, count, connection)
+            .await
+        {
+            Ok(()) => Ok(false),
+            Err(error) if self.refuses_returning(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Plans an INSERT with so many parameters: it gives the errors of PREPARE, executes nothing and leaves
+    /// nothing.
+    async fn explain(
+        &self,
+        insert: &str,
+        count: usize,
+        connection: &RawConnection,
+    ) -> Result<(), Error> {
+        let params: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&"", Type::TEXT),
+            (&0_i64, Type::INT8),
+            (&0_i32, Type::INT4),
+        ];
+        let explain = format!("EXPLAIN {insert}");
+        let planned = connection.client.query_typed(&explain, &params[..count]);
+        planned.await.map(drop)
+    }
+
+    /// Reads and checks the receipts table, if receipts are written.
+    pub(super) async fn load_receipts_table(
+        &self,
+        connection: &RawConnection,
+        is_needed: bool,
+    ) -> Result<Option<ReceiptsTable>, ConnectError> {
+        let Some(receipts) = self.receipts.as_ref().filter(|_| is_needed) else {
+            return Ok(None);
+        };
+        let table = receipts.table.to_sql();
+        let _long = connection.monitor.allow_long_replies(0);
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&table, Type::TEXT)];
+        let rows = connection.client.query_typed(TABLE_SQL, &params).await?;
+        let json: Option<&str> = rows.first().map(|row| row.try_get(0)).transpose()?;
+        ReceiptsTable::parse(json, receipts)
+            .map(Some)
+            .map_err(ConnectError::Table)
     }
 
     async fn load_catalog(

@@ -9,13 +9,15 @@ use tokio_postgres::Error as PostgresError;
 use tokio_postgres::error::DbError;
 
 use crate::error::chain;
-use crate::pipeline::token::{Detail, Token};
+use crate::pipeline::receipts::Receipt;
+use crate::pipeline::token::{Detail, ReceiptKey, Token};
 use crate::store::connection::{
     Connection, ConnectionLost, ErrorClass, Found, LookUpResult, Reply, RowlessReply,
 };
 use crate::store::in_flight::InDoubtSet;
 use crate::store::in_flight_log::SnapshotInterval;
 use crate::store::postgres::classify::{ServerError, classify, is_error};
+use crate::store::postgres::insert_sql::InsertForm;
 use crate::store::postgres::look_up::{self, LostSession};
 use crate::store::postgres::raw_connection::RawConnection;
 use crate::store::postgres::shared::PostgresShared;
@@ -74,9 +76,9 @@ impl PostgresConnection {
     ) -> Result<u64, PostgresError> {
         let insert = async {
             if self.shared.is_dry_run {
-                self.raw.insert_and_roll_back(token.as_str()).await
+                self.raw.insert_and_roll_back(token).await
             } else {
-                self.raw.insert(token.as_str()).await
+                self.raw.insert(token, self.shared.form()).await
             }
         };
         if is_horizon_due {
@@ -127,6 +129,12 @@ impl PostgresConnection {
     /// Classifies the server's error about a token.
     fn error(&self, token: &Token, db: &DbError, sent_at: Instant) -> Reply {
         let code = db.code().code();
+        if let Some(receipts) = &self.shared.receipts
+            && receipts.is_taken(db)
+        {
+            // It says nothing about the token: its receipt does.
+            return Reply::Lost(Some("a receipt of the token exists already".to_owned()));
+        }
         let server_detail = ServerDetail {
             code,
             constraint: db.constraint(),
@@ -146,6 +154,10 @@ impl PostgresConnection {
             }
             // A pooler shares the backend after all.
             ErrorClass::Unprepared => self.raw.unprepare(),
+            // The receipt tells more than the reply.
+            ErrorClass::Unreadable if self.shared.receipts.is_some() => {
+                return Reply::Lost(Some("the server's answer cannot be read".to_owned()));
+            }
             ErrorClass::Unconfirmed => self.shared.progress.record_unconfirmed(sent_at),
             _ => {}
         }
@@ -161,7 +173,7 @@ impl Connection for PostgresConnection {
     /// PgBouncer before 1.21 may assign a server to the next client while replies to the last one
     /// are outstanding.
     fn pipeline(&self, connections: usize) -> usize {
-        if !self.is_direct() {
+        if !self.is_direct() || self.shared.form() == InsertForm::InTransaction {
             return 1;
         }
         self.shared
@@ -171,7 +183,7 @@ impl Connection for PostgresConnection {
 
     fn await_replies(&self, count: usize) {
         if let Some(threshold) = &self.raw.reply_threshold {
-            threshold.set(count);
+            threshold.set(count, self.shared.form());
         }
     }
 
@@ -180,12 +192,15 @@ impl Connection for PostgresConnection {
         let is_horizon_due = self.is_direct() && self.state().horizon.begin_insert();
         let is_usual = !is_horizon_due && !self.shared.is_dry_run;
         // Each INSERT in flight has a future: it stays small without the unusual cases.
-        let rows = match self.raw.prepared().filter(|_| is_usual) {
-            Some(statement) => {
+        let rows = match (self.shared.form(), self.raw.prepared().filter(|_| is_usual)) {
+            (InsertForm::Plain, Some(statement)) => {
                 let value = [token.as_str()];
                 self.raw.client.execute_raw(statement, value).await
             }
-            None => Box::pin(self.send_unusual(&token, is_horizon_due)).await,
+            (InsertForm::WithReceipt, Some(statement)) => {
+                self.raw.insert_with_receipt(statement, &token).await
+            }
+            _ => Box::pin(self.send_unusual(&token, is_horizon_due)).await,
         };
         self.state().horizon.end_insert();
         self.shared.progress.record_reply();
@@ -232,8 +247,24 @@ impl Connection for PostgresConnection {
         &self,
         lost: &InDoubtSet<LostSession>,
     ) -> Result<LookUpResult, ConnectionLost> {
-        let lookup = &self.shared.lookup;
-        look_up::in_doubt(lost, &self.raw, lookup, &self.shared.log).await
+        let shared = &self.shared;
+        match &shared.receipts {
+            Some(receipts) => {
+                let keys = lost.tokens.iter().map(|it| it.token.receipt);
+                let keys: Vec<ReceiptKey> = keys.collect();
+                receipts
+                    .settle(&keys, &self.raw, &shared.lookup, shared.patience)
+                    .await
+            }
+            None => look_up::in_doubt(lost, &self.raw, &shared.lookup, &shared.log).await,
+        }
+    }
+
+    async fn write_receipts(&self, receipts: Vec<Receipt>) -> Reply {
+        match &self.shared.receipts {
+            Some(table) => table.write(&receipts, &self.raw).await,
+            None => Reply::Stored,
+        }
     }
 
     async fn begin_after_look_up(&self) -> Result<(), ConnectionLost> {

@@ -1,11 +1,17 @@
 //! Receipts: a row for each token in a table beside the tokens' own, written in the same transaction.
 //!
 //! A receipt's key is the run, its shard, the token's position and the attempt. Only one transaction can
-//! commit a key, so a receipt or a tombstone settles what became of a token whose reply was lost.
+//! commit a key. So a receipt proves that the token was committed, and a tombstone under the same key that it
+//! never will be. `earlier` is what the receipts say about
+//! earlier processes of the run.
+
+mod earlier;
 
 use uuid::Uuid;
 
-use crate::store::identifier::TableName;
+use crate::pipeline::identifier::TableName;
+pub use crate::store::receipts::earlier::{EarlierReceipts, ProcessStart};
+pub(in crate::store) use crate::store::receipts::earlier::{MARK_ATTEMPT, mark_position};
 
 /// The receipts of a run.
 #[derive(Clone, Debug)]

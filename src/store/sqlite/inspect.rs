@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::error::probe::ProbeResult;
 use crate::store::StoreOptions;
 use crate::store::sqlite::open::{check_table, open_file, unusable};
+use crate::store::sqlite::receipts::SqliteReceipts;
 use crate::store::sqlite::{TableName, insert_sql};
 
 /// Probes the file and the table.
@@ -23,15 +24,22 @@ pub(in crate::store) fn inspect(path: &Path, options: &StoreOptions) -> Vec<Prob
     let StoreOptions { table, column, .. } = options;
     let target = format!("{table}.{column}");
     let access = check_insert(&connection, path, table, column);
+    let receipts = options.receipts.as_ref().map(|receipts| {
+        let name = receipts.table.to_string();
+        match SqliteReceipts::new(receipts).check(&connection) {
+            Ok(Ok(())) => ProbeResult::ok("receipts", format!("{name}  INSERT yes, SELECT yes")),
+            Ok(Err(error)) => ProbeResult::error("receipts", &name, error),
+            Err(error) => ProbeResult::error("receipts", &name, unusable(Some(path), &error)),
+        }
+    });
     let database = format!("{url}  SQLite {}", rusqlite::version());
-    vec![
-        ProbeResult::ok("database", database),
-        match access {
-            Err(failure) => ProbeResult::error("table", &target, failure),
-            Ok(()) => ProbeResult::ok("table", format!("{target}  INSERT yes, SELECT yes")),
-        },
-        ProbeResult::ok("commit", "a run uses synchronous = full"),
-    ]
+    let table = match access {
+        Err(failure) => ProbeResult::error("table", &target, failure),
+        Ok(()) => ProbeResult::ok("table", format!("{target}  INSERT yes, SELECT yes")),
+    };
+    let commit = ProbeResult::ok("commit", "a run uses synchronous = full");
+    let first = [ProbeResult::ok("database", database), table];
+    first.into_iter().chain(receipts).chain([commit]).collect()
 }
 
 /// Checks the table and prepares the INSERT, without executing it.

@@ -5,6 +5,7 @@
 
 mod inspect;
 mod open;
+mod receipts;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,17 +15,20 @@ use std::time::Duration;
 use rusqlite::{Connection as RusqliteConnection, ErrorCode, OpenFlags, ffi};
 
 use crate::error::{Error, ErrorKind};
+use crate::pipeline::identifier::{TableName, quote_identifier};
+use crate::pipeline::receipts::Receipt;
 use crate::pipeline::token::Token;
 use crate::store::StoreOptions;
 use crate::store::connection::{
     Connection, ConnectionLost, Database, ErrorClass, Found, LookUpResult, Reply,
 };
-use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::in_flight::InDoubtSet;
 use crate::store::pool::Pool;
 use crate::store::queue::Queue;
+use crate::store::receipts::{EarlierReceipts, ProcessStart};
 pub(super) use crate::store::sqlite::inspect::inspect;
 use crate::store::sqlite::open::{open_table, unusable};
+use crate::store::sqlite::receipts::SqliteReceipts;
 use crate::store::sqlstate::{DetailCache, ServerDetail};
 
 /// How long SQLite waits for a lock; short, so that an abort is noticed in between.
@@ -36,6 +40,7 @@ pub(super) struct SqliteDatabase {
     path: Option<PathBuf>,
     table: TableName,
     column: String,
+    receipts: Option<SqliteReceipts>,
     is_dry_run: bool,
 }
 
@@ -49,6 +54,7 @@ pub(super) async fn open(
         path: path.map(Path::to_owned),
         table: options.table.clone(),
         column: options.column.clone(),
+        receipts: options.receipts.as_ref().map(SqliteReceipts::new),
         is_dry_run: options.dry_run,
     };
     let first = database.connect().await?;
@@ -62,10 +68,15 @@ impl SqliteDatabase {
         // Every INSERT takes it from the cache.
         let prepared = connection.prepare_cached(&insert).map(drop);
         prepared.map_err(|error| unusable(self.path.as_deref(), &error))?;
+        if let Some(receipts) = &self.receipts {
+            let checked = receipts.check(&connection);
+            checked.map_err(|error| unusable(self.path.as_deref(), &error))??;
+        }
         Ok(SqliteConnection {
             table: self.table.table.clone(),
             column: self.column.clone(),
             insert,
+            receipts: self.receipts.clone(),
             is_dry_run: self.is_dry_run,
             state: Mutex::new((connection, DetailCache::default())),
         })
@@ -105,6 +116,35 @@ impl Database for SqliteDatabase {
         })
     }
 
+    async fn read_receipts(&self, start: Option<ProcessStart>) -> Result<EarlierReceipts, Error> {
+        let Some(receipts) = self.receipts.clone() else {
+            return Ok(EarlierReceipts::default());
+        };
+        let database = self.clone();
+        let read = move || {
+            let connection =
+                open_table(database.path.as_deref(), &database.table, &database.column)?;
+            let unusable = |error| unusable(database.path.as_deref(), &error);
+            let mut earlier = receipts.read(&connection).map_err(unusable)?;
+            if let Some(start) = start {
+                earlier.check()?;
+                while !receipts
+                    .mark(&connection, earlier.generation, start)
+                    .map_err(unusable)?
+                {
+                    earlier.generation += 1;
+                    earlier.check()?;
+                }
+            }
+            Ok(earlier)
+        };
+        let read = tokio::task::spawn_blocking(read);
+        read.await.unwrap_or_else(|_| {
+            let message = "the SQLite thread has ended unexpectedly";
+            Err(Error::of(ErrorKind::DbConnect, message))
+        })
+    }
+
     async fn recheck(
         &self,
         values: &[String],
@@ -119,6 +159,8 @@ pub(super) struct SqliteConnection {
     table: String,
     column: String,
     insert: String,
+    /// The receipts, if they are written.
+    receipts: Option<SqliteReceipts>,
     /// True if each INSERT is rolled back.
     is_dry_run: bool,
     state: Mutex<(RusqliteConnection, DetailCache)>,
@@ -132,13 +174,17 @@ impl Connection for SqliteConnection {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (connection, details) = &mut *state;
         // Dropping the transaction rolls the INSERT back.
-        let transaction = self
-            .is_dry_run
+        let transaction = (self.is_dry_run || self.receipts.is_some())
             .then(|| connection.unchecked_transaction())
             .transpose();
-        let inserted = transaction.and_then(|_transaction| {
+        let inserted = transaction.and_then(|transaction| {
             let mut statement = connection.prepare_cached(&self.insert)?;
-            statement.execute([token.as_str()])
+            let rows = statement.execute([token.as_str()])?;
+            if let (Some(receipts), Some(transaction)) = (&self.receipts, transaction) {
+                receipts.insert(connection, token.receipt, rows)?;
+                transaction.commit()?;
+            }
+            Ok(rows)
         });
         let error = match inserted {
             Ok(0) => return Reply::Rowless,
@@ -153,6 +199,12 @@ impl Connection for SqliteConnection {
             rusqlite::Error::SqliteFailure(_, Some(text)) => text.clone(),
             error => error.to_string(),
         };
+        if let Some(receipts) = &self.receipts
+            && (receipts.is_taken(&message) || class == ErrorClass::InDoubt)
+        {
+            // The receipt tells what became of the token.
+            return Reply::Lost(None);
+        }
         let class = match code {
             "23502" | "23505" if !names_column(&message, &self.table, &self.column) => {
                 ErrorClass::Failed
@@ -170,8 +222,33 @@ impl Connection for SqliteConnection {
     }
 
     async fn look_up(&self, lost: &InDoubtSet<()>) -> Result<LookUpResult, ConnectionLost> {
-        let found = Found::Unknown("the database cannot tell whether the token was stored");
-        Ok(LookUpResult::Found(vec![found; lost.tokens.len()]))
+        const UNKNOWN: Found =
+            Found::Unknown("the database cannot tell whether the token was stored");
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = lost.tokens.iter().map(|it| match &self.receipts {
+            Some(receipts) => receipts
+                .settle(&state.0, it.token.receipt)
+                .unwrap_or(UNKNOWN),
+            None => UNKNOWN,
+        });
+        Ok(LookUpResult::Found(tokens.collect()))
+    }
+
+    async fn write_receipts(&self, receipts: Vec<Receipt>) -> Reply {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self
+            .receipts
+            .as_ref()
+            .map(|table| table.write(&state.0, &receipts));
+        if let Some(Err(error)) = written {
+            tracing::warn!(
+                cause = %error,
+                tokens = receipts.len(),
+                "receipts of rejected tokens could not be written; a continued run would request as many \
+                 tokens again"
+            );
+        }
+        Reply::Stored
     }
 
     fn into_session(self) {}

@@ -5,8 +5,8 @@ use std::path::Path;
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use crate::error::{Error, ErrorKind};
+use crate::pipeline::identifier::{TableName, quote_identifier};
 use crate::store::connection::denied;
-use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::sqlite::BUSY_TIMEOUT;
 
 pub(super) fn open_table(

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Error;
+use crate::pipeline::receipts::Receipt;
 use crate::pipeline::token::{Detail, Outcome, Status, Token, TokenDefect};
 use crate::runtime::clock::Clock;
 use crate::store::connection::{Connection, Database, Reply, RowlessReply};
@@ -85,12 +86,15 @@ enum PendingRequest {
     Insert(InFlight),
     /// A look-up of tokens that were committed without a row.
     Rowless(Vec<InFlight>),
+    /// Receipts that are not written with a token.
+    Receipts(Vec<Receipt>),
 }
 
 /// The reply to a [`PendingRequest`].
 enum WriterReply {
     Insert(Reply),
     Rowless(RowlessReply),
+    Receipts(Reply),
 }
 
 /// The next token to send.
@@ -209,6 +213,9 @@ impl<D: Database> Writer<D> {
             }
             let takes_tokens = !is_closed && !self.is_surplus;
             if !takes_tokens && idle && self.claim.is_none() && !self.has_unsettled() {
+                if is_closed && !queue.receipts.is_empty() && !connection.is_closed() {
+                    continue;
+                }
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
@@ -289,7 +296,7 @@ impl<D: Database> Writer<D> {
         let shared = Arc::clone(&self.shared);
         let (shutdown, clock) = (&shared.queue.shutdown, &shared.queue.clock);
         self.is_draining |= replies.is_empty() && connection.is_used_up();
-        if !self.look_up_rowless(connection, replies) {
+        if !self.look_up_rowless(connection, replies) || !self.write_receipts(connection, replies) {
             return false;
         }
         if !self.has_room(connection, replies.len()) {
@@ -349,6 +356,28 @@ impl<D: Database> Writer<D> {
         let reply = connection.look_up_rowless(tokens);
         self.requests.push_back(PendingRequest::Rowless(rowless));
         let reply = replies.push(async { WriterReply::Rowless(reply.await) });
+        reply.is_none_or(|reply| self.handle_reply(reply))
+    }
+
+    /// Writes waiting receipts if there are enough, or nothing is in flight; returns false if the connection
+    /// is lost.
+    fn write_receipts<'a>(
+        &mut self,
+        connection: &'a D::Connection,
+        replies: &mut PendingReplies<'a, WriterReply>,
+    ) -> bool {
+        let is_busy = !replies.is_empty() && self.pipeline(connection) == 1;
+        if is_busy || connection.is_closed() || self.is_draining {
+            return true;
+        }
+        let is_due = replies.is_empty() && self.claim.is_none();
+        let Some(receipts) = self.shared.queue.receipts.take(is_due) else {
+            return true;
+        };
+        self.requests
+            .push_back(PendingRequest::Receipts(receipts.clone()));
+        let reply = async move { WriterReply::Receipts(connection.write_receipts(receipts).await) };
+        let reply = replies.push(reply);
         reply.is_none_or(|reply| self.handle_reply(reply))
     }
 
@@ -450,6 +479,7 @@ impl<D: Database> Writer<D> {
             match request {
                 PendingRequest::Insert(in_flight) => tokens.push(in_flight),
                 PendingRequest::Rowless(rowless) => tokens.extend(rowless),
+                PendingRequest::Receipts(receipts) => self.shared.queue.receipts.put_back(receipts),
             }
         }
         tokens.append(&mut self.rowless);

@@ -23,6 +23,13 @@ impl<D: Database> Writer<D> {
             (Some(PendingRequest::Rowless(tokens)), WriterReply::Rowless(reply)) => {
                 self.handle_rowless(tokens, reply)
             }
+            (Some(PendingRequest::Receipts(receipts)), WriterReply::Receipts(reply)) => {
+                let is_lost = matches!(reply, Reply::Lost(_));
+                if is_lost {
+                    self.shared.queue.receipts.put_back(receipts);
+                }
+                !is_lost
+            }
             // Not possible: both queues grow together.
             (request, _) => {
                 self.requests.extend(request);
@@ -134,7 +141,7 @@ impl<D: Database> Writer<D> {
     /// Settles tokens without a row; returns false if the connection is lost.
     fn handle_rowless(&mut self, tokens: Vec<InFlight>, reply: RowlessReply) -> bool {
         let log = &self.shared.log;
-        for (in_flight, found) in Found::pair(tokens, reply.found) {
+        for (mut in_flight, found) in Found::pair(tokens, reply.found) {
             let (status, detail) = match found {
                 Found::Stored => (Status::Stored, None),
                 Found::Absent => (Status::Rejected, Some(Arc::clone(&self.rowless_detail))),
@@ -144,6 +151,10 @@ impl<D: Database> Writer<D> {
                 }
             };
             in_flight.mark_settled(log, status == Status::Stored);
+            self.shared
+                .queue
+                .receipts
+                .add_found(&mut in_flight.token, status);
             in_flight.report(status, detail, self.now);
         }
         !reply.is_lost

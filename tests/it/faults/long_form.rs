@@ -160,19 +160,66 @@ fn every_report_is_true_under_many_faults() {
         all.signals,
         all.slowest.as_secs_f64()
     );
+    let with_receipts = run_with_receipts(&mut seed);
     let schemas = number("TOKEN_SERVICE_FAULT_SCHEMAS", 300);
-    let totals = run_schemas(seed, schemas);
+    let totals = run_schemas(seed, schemas, false);
+    let totals_with_receipts = run_schemas(seed, schemas, true);
     println!(
         "{} random schemas × faults: {} tokens misreported, {} twice",
         totals.runs, totals.misreported, totals.twice
     );
     totals.print_details();
+    println!(
+        "{} random schemas × faults with receipts: {} tokens misreported, {} twice",
+        totals_with_receipts.runs, totals_with_receipts.misreported, totals_with_receipts.twice
+    );
+    totals_with_receipts.print_details();
     let wrong = totals.misreported + totals.stopped;
+    let wrong = wrong + totals_with_receipts.misreported + totals_with_receipts.stopped;
     println!(
         "{} fault runs, {wrong} wrong reports",
-        all.runs + totals.runs
+        all.runs + with_receipts + totals.runs + totals_with_receipts.runs
     );
     totals.check();
+    totals_with_receipts.check();
+}
+
+/// Runs schedules with receipts, over direct connections, for a role with INSERT alone, and behind a pooler;
+/// returns their number.
+fn run_with_receipts(seed: &mut u64) -> u64 {
+    let goal = number("TOKEN_SERVICE_FAULT_IN_DOUBT", 20_000);
+    let kinds = [
+        ("over direct connections", false, false, goal / 2),
+        ("for a role with INSERT alone", true, false, goal * 9 / 20),
+        (
+            "behind PgBouncer in transaction mode",
+            false,
+            true,
+            goal / 20,
+        ),
+    ];
+    let mut all = RunTotals::default();
+    let mut lines = Vec::new();
+    for (name, insert_only, is_pooled, part) in kinds {
+        let mut of_kind = RunTotals::default();
+        run_schedules_until(
+            seed,
+            &mut [&mut of_kind, &mut all],
+            |seed| Schedule::with_receipts(seed, insert_only, is_pooled),
+            |sum| sum.in_doubt >= part,
+        );
+        lines.push(format!("{} {name}", of_kind.in_doubt));
+    }
+    for (reason, count) in &all.reasons {
+        println!("{count} unknown: {reason}");
+    }
+    let rate = 100.0 * share(all.resolved, all.in_doubt);
+    println!(
+        "with receipts: {} in doubt, {rate:.2} % resolved, 0 wrongly: {}",
+        all.in_doubt,
+        lines.join(", ")
+    );
+    all.runs
 }
 
 fn share(part: u64, whole: u64) -> f64 {

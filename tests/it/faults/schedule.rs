@@ -6,6 +6,15 @@ use crate::support::database::{HOSTILE_TABLE, STANDARD_TABLE};
 use crate::support::proxy::{Fault, Point, Scope};
 use crate::support::source::token;
 
+/// The hostile table without the trigger that drops tokens: another one sets a column.
+const TRIGGER_TABLE: &str = "CREATE TABLE secret_tokens (
+    id SERIAL PRIMARY KEY,
+    origin text NOT NULL DEFAULT 'unknown',
+    data text NOT NULL CHECK (data NOT LIKE '%-%'));
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN NEW.origin = 'a trigger'; RETURN NEW; END $$;
+CREATE TRIGGER note BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION note()";
+
 /// How a partition ends.
 #[derive(Clone, Copy, Debug)]
 pub enum PartitionEnd {
@@ -52,6 +61,10 @@ pub struct Schedule {
     pub pipeline: u32,
     /// The role only has the INSERT right.
     pub insert_only: bool,
+    /// Each token has a receipt.
+    pub with_receipts: bool,
+    /// A PgBouncer in transaction mode is between the proxy and the server.
+    pub is_pooled: bool,
     pub patience: &'static str,
     /// The delay of each direction.
     pub delay: Duration,
@@ -81,6 +94,8 @@ impl Schedule {
             connections: rng.u32(1..=6),
             pipeline: 1 << rng.u32(0..=6),
             insert_only: false,
+            with_receipts: false,
+            is_pooled: false,
             patience: "30s",
             delay: pause(rng, 2),
             events: Vec::new(),
@@ -136,6 +151,33 @@ impl Schedule {
             _ => partition(&mut rng),
         };
         schedule.events = (0..count).map(split).collect();
+        schedule
+    }
+
+    /// Draws faults that leave many tokens in doubt, for a run with receipts. A trigger on some of the tables
+    /// defeats each look-up by value.
+    pub fn with_receipts(seed: u64, insert_only: bool, is_pooled: bool) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut schedule = Self::new(&mut rng, seed, 1500);
+        if schedule.ddl == HOSTILE_TABLE {
+            schedule.ddl = TRIGGER_TABLE;
+        }
+        schedule.with_receipts = true;
+        (schedule.insert_only, schedule.is_pooled) = (insert_only, is_pooled);
+        schedule.connections = rng.u32(3..=6);
+        schedule.pipeline = 1 << rng.u32(3..=6);
+        let event = |_| match rng.u8(..20) {
+            0 => FaultEvent::KillBackend(gap(&mut rng)),
+            1 => FaultEvent::Crash(gap(&mut rng)),
+            2 => FaultEvent::TerminateBackend(gap(&mut rng)),
+            3..=8 => partition(&mut rng),
+            _ => FaultEvent::Proxy(
+                Point::Commit(gap(&mut rng)),
+                [Fault::DropReplies, Fault::DisconnectClient][rng.usize(..2)],
+                Scope::All,
+            ),
+        };
+        schedule.events = (0..8).map(event).collect();
         schedule
     }
 

@@ -11,9 +11,11 @@ use postgres::Client;
 
 use super::schedule::{FaultEvent, PartitionEnd, Schedule};
 use super::{run_command, through};
+use crate::receipts::{assert_committed_once, assert_receipts_agree};
 use crate::support::cluster::{Cluster, kill, try_backends, wait, wait_until_disconnected};
 use crate::support::command::{Run, Running};
 use crate::support::database::Database;
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::source::Source;
 use crate::support::verify::{Verified, rows, verify};
@@ -72,17 +74,26 @@ fn attempt(cluster: &Cluster, schedule: &Schedule, last_run: &mut Option<Run>) -
     if cluster.postmaster().is_none() {
         cluster.start();
     }
-    let database = Database::on(cluster).with_sql(schedule.ddl);
-    let proxy = Proxy::to(cluster.port);
+    let mut database = Database::on(cluster).with_sql(schedule.ddl);
+    if schedule.with_receipts {
+        database = database.with_receipts();
+    }
+    let pooler = schedule
+        .is_pooled
+        .then(|| Pooler::start(&database, &PoolerSetup::default()));
+    let proxy = Proxy::to(pooler.as_ref().map_or(cluster.port, |it| it.login.port));
     proxy.delay(schedule.delay);
     let tokens = schedule.tokens.clone();
     let source = Source::generating_with(move |_| tokens.clone());
-    let login = if schedule.insert_only {
-        database.role_with("INSERT")
-    } else {
-        (*database).clone()
+    let login = match (schedule.insert_only, schedule.with_receipts) {
+        (true, true) => database.role_for_receipts(),
+        (true, false) => database.role_with("INSERT"),
+        (false, _) => (*database).clone(),
     };
     let mut command = run_command(&source, &through(&login, &proxy), schedule.tokens.len());
+    if schedule.with_receipts {
+        command = command.args(["--receipts", "token_receipts"]);
+    }
     for (name, value) in [
         ("--connections", schedule.connections.to_string()),
         ("--pipeline", schedule.pipeline.to_string()),
@@ -129,8 +140,13 @@ fn attempt(cluster: &Cluster, schedule: &Schedule, last_run: &mut Option<Run>) -
     proxy.heal();
     wait(|| proxy.is_drained(), "the held messages");
     drop(proxy);
+    drop(pooler);
     wait_until_disconnected(superuser);
     let verified = verify(run, &issued, &[], &database);
+    if schedule.with_receipts {
+        assert_committed_once(&database);
+        assert_receipts_agree(&verified.report, &database);
+    }
     // Unknown tokens may be committed late; the second verification has counted them.
     let is_open = verified.report.count("unknown") > 0;
     let after = sorted(&database);

@@ -92,6 +92,8 @@ struct SchemaRun {
     is_faultless: bool,
     /// How many tokens have each status.
     statuses: BTreeMap<String, u64>,
+    /// Why tokens stayed unknown.
+    reasons: BTreeMap<String, u64>,
     misreports: Vec<Misreport>,
     twice: u64,
     /// Seed, DDL, faults and misreported tokens, if there are any.
@@ -99,18 +101,26 @@ struct SchemaRun {
 }
 
 /// Draws the schema of this seed, and runs it with faults.
-fn run_schema(cluster: &Cluster, seed: u64) -> SchemaRun {
+fn run_schema(cluster: &Cluster, seed: u64, with_receipts: bool) -> SchemaRun {
     if cluster.postmaster().is_none() {
         cluster.start();
     }
-    let database = Database::on(cluster);
+    let mut database = Database::on(cluster);
+    if with_receipts {
+        database = database.with_receipts();
+    }
     let features = ServerFeatures::of(&mut database.admin());
     let schema = RandomSchema::draw(seed, features);
     let mut rng = fastrand::Rng::with_seed(!seed);
     let faults = FaultPlan::draw(&mut rng, &schema);
     let mut log = String::new();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        attempt(cluster, &schema, &faults, &mut rng, database, &mut log)
+        let options = SchemaOptions {
+            schema: &schema,
+            faults: &faults,
+            with_receipts,
+        };
+        attempt(cluster, options, &mut rng, database, &mut log)
     }));
     let (mut run, panic) = match result {
         Ok(run) => (run, None),
@@ -124,6 +134,7 @@ fn run_schema(cluster: &Cluster, seed: u64) -> SchemaRun {
                 is_refused: false,
                 is_faultless: false,
                 statuses: BTreeMap::new(),
+                reasons: BTreeMap::new(),
                 misreports: Vec::new(),
                 twice: 0,
                 failure: None,
@@ -196,15 +207,31 @@ fn create(schema: &RandomSchema, database: &Database) -> Login {
     }
 }
 
+/// What a run is made of.
+#[derive(Clone, Copy)]
+struct SchemaOptions<'a> {
+    schema: &'a RandomSchema,
+    faults: &'a FaultPlan,
+    with_receipts: bool,
+}
+
 fn attempt(
     cluster: &Cluster,
-    schema: &RandomSchema,
-    faults: &FaultPlan,
+    options: SchemaOptions<'_>,
     rng: &mut fastrand::Rng,
     database: Database,
     log: &mut String,
 ) -> SchemaRun {
+    let SchemaOptions {
+        schema,
+        faults,
+        with_receipts,
+    } = options;
     let login = create(schema, &database);
+    if with_receipts && login.user != database.user {
+        let grant = format!("GRANT INSERT, SELECT ON token_receipts TO {}", login.user);
+        database.client().batch_execute(&grant).expect("the grant");
+    }
     let before = rows(schema, database.superuser());
     let proxy = Proxy::to(cluster.port);
     proxy.delay(pause(rng, 3));
@@ -232,6 +259,9 @@ fn attempt(
     command = command.args(["--report", "ndjson"]);
     for (name, value) in &options {
         command = command.args([name, &value.as_str()]);
+    }
+    if with_receipts {
+        command = command.args(["--receipts", "token_receipts"]);
     }
     if matches!(faults, FaultPlan::KillAndReplay(..)) {
         command = command.arg("--journal").arg(&journal);
@@ -349,9 +379,13 @@ fn evaluate(
     let issued = if is_refused { &[] } else { issued };
     let is_exact = matches!(faults, FaultPlan::None);
     let misreports = compare(schema, issued, &report, before, after, is_exact);
-    let mut statuses = BTreeMap::new();
+    let (mut statuses, mut reasons) = (BTreeMap::new(), BTreeMap::new());
     for token in &report.tokens {
         let status = token["status"].as_str().expect("a status").to_owned();
+        if status == "unknown" {
+            let reason = token["reason"].as_str().unwrap_or("none").to_owned();
+            *reasons.entry(reason).or_default() += 1;
+        }
         *statuses.entry(status).or_default() += 1;
     }
     let twice = misreports
@@ -361,6 +395,7 @@ fn evaluate(
         is_refused: is_refused && run.code == Some(5),
         is_faultless: false,
         statuses,
+        reasons,
         twice: twice.count() as u64,
         misreports,
         failure: None,
@@ -374,6 +409,7 @@ pub struct SchemaTotals {
     pub refused: u64,
     pub faultless: u64,
     pub statuses: BTreeMap<String, u64>,
+    pub reasons: BTreeMap<String, u64>,
     pub kinds: BTreeMap<MisreportKind, u64>,
     pub misreported: u64,
     pub twice: u64,
@@ -389,6 +425,9 @@ impl SchemaTotals {
         self.faultless += u64::from(run.is_faultless);
         for (status, count) in run.statuses {
             *self.statuses.entry(status).or_default() += count;
+        }
+        for (reason, count) in run.reasons {
+            *self.reasons.entry(reason).or_default() += count;
         }
         for misreport in &run.misreports {
             *self.kinds.entry(misreport.kind).or_default() += 1;
@@ -415,6 +454,9 @@ impl SchemaTotals {
         for (kind, count) in &self.kinds {
             println!("  {count} tokens {kind}");
         }
+        for (reason, count) in &self.reasons {
+            println!("  {count} unknown: {reason}");
+        }
     }
 
     /// Fails unless every report was true and most schemas were used.
@@ -434,7 +476,7 @@ impl SchemaTotals {
 /// Runs this many schemas with successive seeds, and prints each failure.
 ///
 /// A server is replaced after 100 schemas, so that its folder stays small.
-pub fn run_schemas(seed: u64, count: u64) -> SchemaTotals {
+pub fn run_schemas(seed: u64, count: u64, with_receipts: bool) -> SchemaTotals {
     let mut totals = SchemaTotals::default();
     let mut cluster = Cluster::new();
     let missing = ServerFeatures::of(&mut Database::on(&cluster).admin()).missing();
@@ -446,7 +488,7 @@ pub fn run_schemas(seed: u64, count: u64) -> SchemaTotals {
         if number % 100 == 99 {
             cluster = Cluster::new();
         }
-        let run = run_schema(&cluster, seed.wrapping_add(number));
+        let run = run_schema(&cluster, seed.wrapping_add(number), with_receipts);
         if let Some(failure) = &run.failure {
             eprintln!("{failure}");
         }
@@ -473,7 +515,18 @@ fn reports_are_true_on_random_schemas() {
     let cluster = crashable();
     let mut totals = SchemaTotals::default();
     for seed in SEEDS {
-        totals.add(run_schema(&cluster, seed));
+        totals.add(run_schema(&cluster, seed, false));
+    }
+    assert!(totals.failures.is_empty(), "{}", totals.failures.join("\n"));
+    totals.check();
+}
+
+#[test]
+fn reports_are_true_on_random_schemas_with_receipts() {
+    let cluster = crashable();
+    let mut totals = SchemaTotals::default();
+    for seed in SEEDS {
+        totals.add(run_schema(&cluster, seed, true));
     }
     assert!(totals.failures.is_empty(), "{}", totals.failures.join("\n"));
     totals.check();

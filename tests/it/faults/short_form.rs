@@ -43,3 +43,23 @@ fn reports_are_true_when_the_run_is_signalled() {
         run_schedule(&cluster, &Schedule::signals(seed));
     }
 }
+
+#[test]
+fn every_token_in_doubt_is_settled_by_its_receipt() {
+    let cluster = crashable();
+    let first = seed();
+    for (number, (insert_only, is_pooled)) in
+        (0..).zip([(false, false), (true, false), (false, true)])
+    {
+        let seed = first.wrapping_add(number);
+        let result = run_schedule(
+            &cluster,
+            &Schedule::with_receipts(seed, insert_only, is_pooled),
+        );
+        let in_doubt = result.verified.in_doubt;
+        assert_eq!(
+            in_doubt.unknown, 0,
+            "TOKEN_SERVICE_FAULT_SEED={seed}: {in_doubt:?}"
+        );
+    }
+}

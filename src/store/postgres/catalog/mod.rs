@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use crate::store::identifier::TableName;
+use crate::pipeline::identifier::TableName;
 pub(super) use crate::store::postgres::catalog::expression::is_frame;
 use crate::store::postgres::catalog::expression::{mentions, view_column};
 pub(in crate::store) use crate::store::postgres::catalog::length_limit::LengthLimit;
@@ -401,12 +401,12 @@ impl Catalog {
         }
     }
 
-    /// Returns warnings about the table for the operator.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    /// Returns warnings about the table for the operator of a run with or without receipts.
+    pub(super) fn warnings(&self, has_receipts: bool) -> Vec<String> {
         let changes = |it: &Relation| {
             !it.rules.is_empty() || it.triggers.iter().any(|trigger| trigger.is_row)
         };
-        let may_change = self.relations.iter().any(changes).then(|| {
+        let may_change = (!has_receipts && self.relations.iter().any(changes)).then(|| {
             "triggers or rules of the table may change or remove rows: tokens that a lost connection \
              leaves in doubt stay unknown"
                 .to_owned()

@@ -22,8 +22,19 @@ const PARAMETER_LIMIT: u64 = 256;
 const STARTUP_MESSAGES: u32 = 256;
 /// The usual reply to an INSERT of one row: `BindComplete`, `CommandComplete`, `ReadyForQuery`.
 pub(super) const INSERT_REPLY: &[u8] = b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
+/// The same with a receipt: before `CommandComplete`, `DataRow` with the number of rows, 1.
+const RECEIPT_REPLY: &[u8] =
+    b"2\0\0\0\x04D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x01C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
 /// The routine of the warning that no standby confirmed a commit.
 const SYNC_REP: &[u8] = b"SyncRepWaitForLSN";
+
+/// Returns the length of the usual reply at the beginning of `bytes`, if it is one.
+fn usual_reply(bytes: &[u8]) -> Option<usize> {
+    let mut usual = [INSERT_REPLY, RECEIPT_REPLY].into_iter();
+    usual
+        .find(|reply| bytes.starts_with(reply))
+        .map(<[u8]>::len)
+}
 
 /// Filters the messages of one connection.
 pub(super) struct MessageFilter {
@@ -110,10 +121,10 @@ impl MessageFilter {
         while at < bytes.len() {
             if matches!(self.state, FilterState::Header(_, 0))
                 && self.is_ready
-                && bytes[at..].starts_with(INSERT_REPLY)
+                && let Some(length) = usual_reply(&bytes[at..])
             {
-                output.forward(at..at + INSERT_REPLY.len());
-                at += INSERT_REPLY.len();
+                output.forward(at..at + length);
+                at += length;
                 self.reply_len = 0;
                 continue;
             }

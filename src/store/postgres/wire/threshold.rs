@@ -15,10 +15,15 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::runtime::platform::set_receive_threshold;
+use crate::store::postgres::insert_sql::InsertForm;
 use crate::store::postgres::wire::filter::INSERT_REPLY;
 
 /// The time after which a reply no longer waits for others; at most twice this passes.
 const REPLY_DELAY: Duration = Duration::from_millis(50);
+
+/// The length of the shortest reply on a connection that writes receipts: that to a batch of one, whose
+/// statement is not prepared.
+const SHORTEST_WITH_RECEIPTS: usize = 37;
 
 /// How many replies must arrive before a TCP connection is read.
 pub(in crate::store::postgres) struct ReplyThreshold {
@@ -43,18 +48,18 @@ impl ReplyThreshold {
         })
     }
 
-    /// Lets `replies` arrive before the connection is read; so many must be outstanding.
-    pub(in crate::store::postgres) fn set(&self, replies: usize) {
+    /// Lets `replies` to such INSERTs arrive before the connection is read; so many must be outstanding.
+    pub(in crate::store::postgres) fn set(&self, replies: usize, form: InsertForm) {
         self.is_used.store(true, Ordering::Relaxed);
         let before = self.replies.swap(replies, Ordering::Relaxed);
         if before == replies {
             return;
         }
-        // Every other reply is longer than that to an INSERT.
-        let bytes = if replies > 1 {
-            replies * INSERT_REPLY.len()
-        } else {
-            1
+        let bytes = match form {
+            _ if replies <= 1 => 1,
+            InsertForm::WithReceipt => replies * SHORTEST_WITH_RECEIPTS,
+            // Every other reply is longer than that to an INSERT.
+            InsertForm::Plain | InsertForm::InTransaction => replies * INSERT_REPLY.len(),
         };
         // If the system refuses, the connection is read as before.
         let _ = set_receive_threshold(&self.socket, bytes);
@@ -74,7 +79,7 @@ impl ReplyThreshold {
         self.raised.register(cx.waker());
         while self.replies.load(Ordering::Relaxed) > 1 && check.as_mut().poll(cx).is_ready() {
             if !self.is_used.swap(false, Ordering::Relaxed) {
-                self.set(1);
+                self.set(1, InsertForm::Plain);
             }
             check.as_mut().reset(Instant::now() + REPLY_DELAY);
         }
@@ -106,7 +111,7 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         let threshold = ReplyThreshold::new(&client).unwrap();
-        threshold.set(2);
+        threshold.set(2, InsertForm::Plain);
         server.write_all(INSERT_REPLY).await.unwrap();
         arrived(&client, INSERT_REPLY.len()).await;
         tokio::task::yield_now().await;
@@ -117,7 +122,7 @@ mod tests {
         // A lower threshold lets it be read at once.
         server.write_all(INSERT_REPLY).await.unwrap();
         arrived(&client, INSERT_REPLY.len()).await;
-        threshold.set(1);
+        threshold.set(1, InsertForm::Plain);
         client.readable().await.unwrap();
     }
 
@@ -130,7 +135,7 @@ mod tests {
         let threshold = ReplyThreshold::new(&client).unwrap();
         server.write_all(INSERT_REPLY).await.unwrap();
         arrived(&client, INSERT_REPLY.len()).await;
-        threshold.set(2);
+        threshold.set(2, InsertForm::Plain);
         let mut check = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         let limiting = std::future::poll_fn(|cx| {
             threshold.poll_delay(cx, check.as_mut());
