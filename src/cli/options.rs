@@ -141,12 +141,13 @@ options! {
     RECEIPTS: TableName = TableName::parse,
         Row {
             key: "database.receipts", group: "Database", unset: Described("no receipts"),
-            on: RUN | REPLAY | CHECK | SCHEMA | on::RECEIPTS, ..flag("receipts", "TABLE")
+            is_rare: true, on: RUN | REPLAY | CHECK | SCHEMA | on::RECEIPTS, ..flag("receipts", "TABLE")
         };
     /// The id of the run; with the id of an earlier run, continue that one from its receipts
     RUN_ID: RunId = value::run_id,
         Row {
-            group: "Run", unset: Described("a new UUID"), on: RUN, ..flag("run-id", "ID")
+            group: "Run", unset: Described("a new UUID"), is_rare: true, on: RUN,
+            ..flag("run-id", "ID")
         };
     /// {values}, on standard output or to PATH; repeatable
     REPORT: ReportSpec = value::report,
@@ -205,7 +206,8 @@ options! {
     LOG_LEVEL: LevelFilter = value::level,
         Row {
             group: "Messages", unset: Value("info"),
-            values: &["off", "error", "warn", "info", "debug", "trace"], on: CONFIGURED,
+            values: &["off", "error", "warn", "info", "debug", "trace"], is_rare: true,
+            on: CONFIGURED,
             ..flag("log-level", "LEVEL")
         };
     /// text or json, on standard error
