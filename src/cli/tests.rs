@@ -193,7 +193,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --fetch-concurrency 2 --rate 10/s --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --fetch-concurrency 2 --rate 10/s --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --receipts r --run-id nightly --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -285,6 +285,9 @@ fn help_names_options_variables_and_exit_codes() {
       merge        Join the ndjson reports of several runs or shards into one report
       check        Check scripts and the configuration without running them
       test         Run pipeline tests (*.test.yaml) with a fake source, database and clock
+      schema       Print the SQL that creates the table of receipts
+      audit        List runs by their receipts, or compare a run's receipts with its report or journal
+      receipts     Delete old receipts
       api          Print the script API
       demo-source  Serve the token source of the demo
       completions  Print completions for a shell
@@ -333,6 +336,10 @@ fn help_names_options_variables_and_exit_codes() {
               How long to wait at startup for source and database [default: 0s] [env:
               TOKEN_SERVICE_WAIT]
 
+          --run-id <ID>
+              The id of the run; with the id of an earlier run, continue that one from its receipts
+              [default: a new UUID] [env: TOKEN_SERVICE_RUN_ID]
+
           --config <FILE>
               The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
 
@@ -377,6 +384,11 @@ fn help_names_options_variables_and_exit_codes() {
           --pipeline <N>
               Inserts in flight per connection; always 1 behind a pooler [default: from the round-trip
               time and the connections, 8 to 128] [env: TOKEN_SERVICE_PIPELINE]
+
+          --receipts <TABLE>
+              Store each token together with a receipt in TABLE, which `schema` prints; then every doubt
+              can be settled, and the run can be continued [default: no receipts] [env:
+              TOKEN_SERVICE_RECEIPTS]
 
     Output:
           --report <FORMAT[=PATH]>
@@ -464,6 +476,9 @@ fn help_names_options_variables_and_exit_codes() {
       merge        Join the ndjson reports of several runs or shards into one report
       check        Check scripts and the configuration without running them
       test         Run pipeline tests (*.test.yaml) with a fake source, database and clock
+      schema       Print the SQL that creates the table of receipts
+      audit        List runs by their receipts, or compare a run's receipts with its report or journal
+      receipts     Delete old receipts
       api          Print the script API
       demo-source  Serve the token source of the demo
       completions  Print completions for a shell
@@ -490,9 +505,6 @@ fn help_names_options_variables_and_exit_codes() {
     Output:
           --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to PATH
           --fail-on <CONDITION>     Exit with 1 if CONDITION holds at the end
-
-    Messages:
-          --log-level <LEVEL>  off, error, warn, info, debug or trace
 
     Try it: `token_service demo 10`. Configure it: TOKEN_HOST and DATABASE_URL, or --config FILE.
     `token_service --help` has every option, its variable, examples and exit codes.

@@ -12,6 +12,7 @@ mod merge;
 mod otel;
 mod output;
 mod path_conflicts;
+mod receipts;
 mod settings;
 pub mod shard;
 mod size;
@@ -27,20 +28,22 @@ use std::path::PathBuf;
 
 pub use crate::config::check::load_for_check;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
+pub use crate::config::receipts::{load_for_audit, load_for_prune, load_for_schema};
 pub use crate::config::settings::{
-    CheckSettings, MergeSettings, MetricsSettings, ProbeTargets, RunSettings, ScriptLimits,
-    ScriptSource, SourceSettings,
+    AuditSettings, AuditedFile, CheckSettings, FileKind, MergeSettings, MetricsSettings,
+    ProbeTargets, PruneSettings, RunSettings, SchemaSettings, ScriptLimits, ScriptSource,
+    SourceSettings,
 };
 
 use secrecy::SecretString;
 
 use crate::cli::Given;
 use crate::cli::env::Env;
-use crate::cli::value::RunId;
 use crate::cli::options::{
     CONNECTIONS, DEADLINE, DRY_RUN, ERROR_FORMAT, GRACE, LISTEN, LOG_FORMAT, LOG_LEVEL, MASK,
     OUT_DIR, PATIENCE, PIPELINE, PROGRESS, RECEIPTS, RUN_ID, SCRIPT, WAIT,
 };
+use crate::cli::value::RunId;
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
     COLUMN, DATABASE_URL, ENV_PREFIX, IDEMPOTENCY_HEADER, MAX_MEMORY, MAX_OPERATIONS,

@@ -36,6 +36,8 @@ pub enum JournalLine {
         /// True if the source has more tokens for the request's idempotency key.
         #[serde(default)]
         partial: bool,
+        /// The lines of the tokens in the request's answer, as ranges, unless they are the first ones.
+        lines: Option<Vec<(u32, u32)>>,
     },
     /// A request that is about to be sent with an idempotency key.
     Request {
@@ -122,6 +124,9 @@ pub struct ParsedRecord {
     pub reason: Option<String>,
     /// The database's message.
     pub message: Option<String>,
+    /// Its position in the run, if the run wrote receipts.
+    #[serde(default)]
+    pub position: Option<u64>,
     /// True in a dry run.
     #[serde(default)]
     pub dry_run: bool,

@@ -45,6 +45,9 @@ pub struct JournalHeader {
     /// SIZE; `None` for a whole pipe, and in journals of older versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<u64>,
+    /// The shard of the run; only journals of a run with receipts have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
 }
 
 impl JournalHeader {
@@ -57,6 +60,7 @@ impl JournalHeader {
             table,
             column,
             requested: None,
+            shard: None,
         }
     }
 

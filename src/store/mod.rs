@@ -16,6 +16,7 @@ pub mod fake;
 pub mod identifier;
 mod in_flight;
 mod in_flight_log;
+pub mod open_receipts;
 mod orphans;
 mod page_spans;
 mod pool;

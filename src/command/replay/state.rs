@@ -206,6 +206,7 @@ impl ReplayState {
                 received,
                 request,
                 partial,
+                ..
             } => {
                 let request = request.unwrap_or_default();
                 if !partial {

@@ -8,7 +8,8 @@
 //! `retry_set` keeps the tokens of a lost connection. `xid_horizon` and `inflight` record what
 //! `in_doubt` needs to find out what a lost connection committed, and `recheck` does the same for
 //! an earlier process. `stall_monitor` ends a run whose commits are never confirmed, by the times
-//! in `progress`. `inspect` probes a server for `check --connect`.
+//! in `progress`. `inspect` probes a server for `check --connect`; `receipts` reads and deletes
+//! receipts for `audit` and `receipts prune`.
 
 pub(super) mod catalog;
 pub(super) mod classify;
@@ -29,6 +30,7 @@ mod passfile;
 mod password;
 mod progress;
 mod raw_connection;
+pub(super) mod receipts;
 mod recheck;
 mod setup;
 mod shared;

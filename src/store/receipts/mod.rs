@@ -3,9 +3,26 @@
 //! A receipt's key is the run, its shard, the token's position and the attempt. Only one transaction can
 //! commit a key, so a receipt or a tombstone settles what became of a token whose reply was lost.
 
+pub mod audit;
+pub mod ddl;
+pub mod positions;
+pub mod prune;
+
 use uuid::Uuid;
 
 use crate::store::identifier::TableName;
+
+/// The columns of the table.
+pub(in crate::store) const COLUMNS: [&str; 7] = [
+    "run_id", "shard", "position", "attempt", "rows", "kind", "at",
+];
+
+/// The error of a table that does not exist.
+pub(in crate::store) const NO_TABLE: &str = "the table of receipts does not exist";
+/// The error of a table that is another one.
+pub(in crate::store) const OTHER_TABLE: &str = "the table is not one of receipts";
+/// The hint of both.
+pub(in crate::store) const SCHEMA_HINT: &str = "`token_service schema` prints the SQL that creates the table; --receipts or database.receipts names it";
 
 /// The receipts of a run.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 
 mod inspect;
 mod open;
+pub(super) mod receipts;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
