@@ -6,13 +6,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::cli::options::{
-    FETCH_CONCURRENCY, INPUT, MAX_REQUESTS, NO_TOP_UP, RATE, REPEAT_REQUESTS, RETRIES, ROWS,
+    FETCH_CONCURRENCY, INPUT, MAX_REQUESTS, NO_TOP_UP, RATE, RECEIPTS, REPEAT_REQUESTS, RETRIES,
+    ROWS,
 };
 use crate::cli::table::{Row, Shape, on};
-use crate::cli::value;
+use crate::cli::value::{self, RunId};
 use crate::observe::logging::LineFormat;
 
 /// The options of a command, one of [`on`], as clap takes them: those of the table that apply to it.
@@ -42,6 +43,10 @@ impl Given {
     }
 }
 
+/// The help of `--receipts` in the commands about receipts.
+const RECEIPTS_TABLE_HELP: &str =
+    "The table of the receipts [default: token_receipts] [env: TOKEN_SERVICE_RECEIPTS]";
+
 fn rows_of(command: u16) -> impl Iterator<Item = &'static Row> {
     ROWS.iter().filter(move |row| row.on & command != 0)
 }
@@ -59,6 +64,10 @@ impl<const COMMAND: u16> Args for OptionArgs<COMMAND> {
         command.args(rows_of(COMMAND).map(|row| match row.id {
             id if id == INPUT.row.id => {
                 row.to_arg().conflicts_with_all(of_source.map(|row| row.id))
+            }
+            // To a run the option also says that receipts are written.
+            id if id == RECEIPTS.row.id && COMMAND & (on::SCHEMA | on::RECEIPTS) != 0 => {
+                row.to_arg().help(RECEIPTS_TABLE_HELP)
             }
             _ => row.to_arg(),
         }))
@@ -113,6 +122,89 @@ pub struct MergeArgs {
     /// The options; tokens that are masked in the files stay masked.
     #[command(flatten)]
     pub options: OptionArgs<{ on::MERGE }>,
+}
+
+/// The arguments of `schema`.
+#[derive(Clone, Debug, Args)]
+pub struct SchemaArgs {
+    /// Partition the table by the hash of the run's id
+    #[arg(long)]
+    pub partitioned: bool,
+    /// Print the table for SQLite
+    #[arg(long, conflicts_with_all = ["partitioned", "role"])]
+    pub sqlite: bool,
+    /// Also print the rights that the role NAME needs for a run
+    #[arg(long, value_name = "NAME", value_parser = value::role)]
+    pub role: Option<String>,
+    /// The options.
+    #[command(flatten)]
+    pub options: OptionArgs<{ on::SCHEMA }>,
+}
+
+/// The arguments of `audit`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditArgs {
+    /// The id of a run, as --run-id takes it [default: all runs]
+    #[arg(value_name = "RUN", value_parser = value::run_id)]
+    pub run: Option<RunId>,
+    /// Compare the receipts with an ndjson report
+    #[arg(long, value_name = "FILE", conflicts_with = "journal")]
+    pub report: Option<PathBuf>,
+    /// Compare the receipts with a journal
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// The format of the result
+    #[arg(long, value_enum, default_value_t = AuditFormat::Text)]
+    pub format: AuditFormat,
+    /// The options.
+    #[command(flatten)]
+    pub options: OptionArgs<{ on::AUDIT }>,
+}
+
+/// The formats of an audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    /// Columns, and at most 20 positions
+    Text,
+    /// One object
+    Json,
+    /// One object per line
+    Ndjson,
+    /// A header, and one line per shard or position
+    Csv,
+}
+
+/// The arguments of `receipts`.
+#[derive(Clone, Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct ReceiptsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ReceiptsCommand,
+}
+
+/// The commands that change receipts.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ReceiptsCommand {
+    /// Delete the receipts of old runs
+    ///
+    /// Deletes whole runs whose newest receipt is older than AGE, 10,000 rows per transaction. A run
+    /// whose receipts are deleted cannot be continued.
+    Prune(PruneArgs),
+}
+
+/// The arguments of `receipts prune`.
+#[derive(Clone, Debug, Args)]
+pub struct PruneArgs {
+    /// Delete runs without a receipt within AGE, such as 30d
+    #[arg(long, value_name = "AGE", allow_hyphen_values = true, value_parser = value::age)]
+    pub older_than: Duration,
+    /// Delete only the run with this id, as --run-id takes it, if it is old enough
+    #[arg(long, value_name = "RUN", value_parser = value::run_id)]
+    pub run: Option<RunId>,
+    /// The options.
+    #[command(flatten)]
+    pub options: OptionArgs<{ on::PRUNE }>,
 }
 
 /// The arguments of `check`.
@@ -183,7 +275,7 @@ pub struct CompletionsArgs {
 /// The arguments of `man`.
 #[derive(Clone, Debug, Args)]
 pub struct ManArgs {
-    /// The command [default: the program itself]
+    /// The command, such as merge or receipts-prune [default: the program itself]
     #[arg(value_name = "COMMAND")]
     pub command: Option<String>,
 }

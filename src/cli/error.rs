@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::options::{SIZE, row_of_flag};
-use crate::cli::table::{Row, command_name};
+use crate::cli::table::{Row, command_name, on};
 use crate::cli::{COMMANDS, Given, value};
 use crate::error::Error;
 use crate::error::exit::Exit;
@@ -18,6 +18,10 @@ pub(super) fn explain(error: &clap::Error, args: &[OsString]) -> Error {
     let words: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
     let first = words.first().copied().unwrap_or_default();
     let command = COMMANDS.into_iter().find(|command| *command == first);
+    let command = match (command, words.get(1)) {
+        (Some("receipts"), Some(&"prune")) => command_name(on::PRUNE),
+        (command, _) => command,
+    };
     let text = error.render().to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let invalid = error.get(ContextKind::InvalidArg);

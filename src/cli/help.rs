@@ -122,9 +122,70 @@ pub(crate) const RUN: [HelpSection; 3] = [
 
 const CODES: &str = "The exit codes are those of a run; `token_service --help` lists them.";
 
+/// The examples of a command, and the text below them.
+type CommandHelp = (&'static [HelpLine], &'static str);
+
+/// Returns the help of a command about receipts.
+fn of_receipts(name: &str) -> Option<CommandHelp> {
+    Some(match name {
+        "schema" => (
+            &[
+                (
+                    "token_service schema | psql \"$DATABASE_URL\"",
+                    "create the table, as its owner",
+                ),
+                (
+                    "token_service schema --role tokens",
+                    "also grant a role what a run needs",
+                ),
+                (
+                    "token_service schema --sqlite | sqlite3 tokens.db",
+                    "create the table in an SQLite file",
+                ),
+            ],
+            "",
+        ),
+        "audit" => (
+            &[
+                ("token_service audit", "list the runs, the newest first"),
+                (
+                    "token_service audit --report run.ndjson",
+                    "compare a report with the receipts of its run",
+                ),
+                (
+                    "token_service audit --journal run.journal --format json",
+                    "compare a journal, for programs",
+                ),
+            ],
+            "Exit codes: 0 all agree, 1 something is missing, 2 usage or a file that cannot be read, 5 the database.",
+        ),
+        "receipts" => (
+            &[(
+                "token_service receipts prune --older-than 30d",
+                "delete the receipts of old runs",
+            )],
+            "",
+        ),
+        "receipts prune" => (
+            &[
+                (
+                    "token_service receipts prune --older-than 30d",
+                    "delete the receipts of old runs",
+                ),
+                (
+                    "token_service receipts prune --older-than 1h --run nightly-7",
+                    "delete those of one run",
+                ),
+            ],
+            "Exit codes: 0 all old runs are deleted, 2 usage, 5 the database, 130 stopped by Ctrl-C after a batch.",
+        ),
+        _ => return None,
+    })
+}
+
 /// Returns the text below the options of a command.
 pub(crate) fn of_command(name: &str) -> Option<String> {
-    let (lines, more): (&[HelpLine], &str) = match name {
+    let (lines, more): CommandHelp = match name {
         "replay" => (
             &[
                 (
@@ -196,7 +257,7 @@ pub(crate) fn of_command(name: &str) -> Option<String> {
             "",
         ),
         "man" => (&[("token_service man | man -l -", "show the page")], ""),
-        _ => return None,
+        name => of_receipts(name)?,
     };
     let mut text = String::from("Examples:\n");
     listed(&mut text, lines);

@@ -13,6 +13,7 @@ pub mod value;
 
 use std::ffi::OsString;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::cli::args::*;
@@ -21,12 +22,15 @@ use crate::error::Error;
 use crate::observe::logging::LineFormat;
 
 /// The names of the commands, for suggestions.
-pub(crate) const COMMANDS: [&str; 9] = [
+pub(crate) const COMMANDS: [&str; 12] = [
     "demo",
     "replay",
     "merge",
     "check",
     "test",
+    "schema",
+    "audit",
+    "receipts",
     "api",
     "demo-source",
     "completions",
@@ -73,6 +77,14 @@ pub enum Command {
     Check(CheckArgs),
     /// Run pipeline tests (*.test.yaml) with a fake source, database and clock
     Test(TestArgs),
+    /// Print the SQL that creates the table of receipts
+    ///
+    /// Prints statements for psql or sqlite3, and connects to nothing.
+    Schema(SchemaArgs),
+    /// List runs by their receipts, or compare a run's receipts with its report or journal
+    Audit(AuditArgs),
+    /// Delete old receipts
+    Receipts(ReceiptsArgs),
     /// Print the script API
     Api(ApiArgs),
     /// Serve the token source of the demo
@@ -112,7 +124,9 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
         .try_get_matches_from(if asks { &help } else { args })
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
-            if error.use_stderr() {
+            // A command that consists of others shows its help if none follows.
+            let is_incomplete = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            if error.use_stderr() && !is_incomplete {
                 return ParseError::Invalid(error::explain(&error, args));
             }
             let text = error.render();
@@ -150,18 +164,25 @@ pub fn error_format(args: &[OsString], env: &Env) -> LineFormat {
 
 /// Returns the command line as help, man pages and completions show it.
 pub(crate) fn command() -> clap::Command {
-    let described = |sub: clap::Command| match help::of_command(sub.get_name()) {
+    let program = with_short_help(Cli::command());
+    program.mut_subcommands(|sub| described("", sub))
+}
+
+/// Adds the text below the options to a command, and to the commands that it consists of; `parent` is
+/// the words before its name.
+fn described(parent: &str, command: clap::Command) -> clap::Command {
+    let name = format!("{parent}{}", command.get_name());
+    let words = format!("{name} ");
+    let command = with_short_help(command).mut_subcommands(|sub| described(&words, sub));
+    match help::of_command(&name) {
         Some(text) => {
             let more = format!(
-                "`token_service {} --help` has every option, its variable and examples.",
-                sub.get_name()
+                "`token_service {name} --help` has every option, its variable and examples."
             );
-            sub.after_help(more).after_long_help(text)
+            command.after_help(more).after_long_help(text)
         }
-        None => sub,
-    };
-    let program = with_short_help(Cli::command());
-    program.mut_subcommands(|sub| described(with_short_help(sub)))
+        None => command,
+    }
 }
 
 /// Gives each option a help of one line for `-h`, and hides rare options there.

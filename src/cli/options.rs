@@ -206,7 +206,8 @@ options! {
     LOG_LEVEL: LevelFilter = value::level,
         Row {
             group: "Messages", unset: Value("info"),
-            values: &["off", "error", "warn", "info", "debug", "trace"], on: CONFIGURED,
+            values: &["off", "error", "warn", "info", "debug", "trace"], is_rare: true,
+            on: CONFIGURED,
             ..flag("log-level", "LEVEL")
         };
     /// text or json, on standard error

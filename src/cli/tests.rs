@@ -285,6 +285,9 @@ fn help_names_options_variables_and_exit_codes() {
       merge        Join the ndjson reports of several runs or shards into one report
       check        Check scripts and the configuration without running them
       test         Run pipeline tests (*.test.yaml) with a fake source, database and clock
+      schema       Print the SQL that creates the table of receipts
+      audit        List runs by their receipts, or compare a run's receipts with its report or journal
+      receipts     Delete old receipts
       api          Print the script API
       demo-source  Serve the token source of the demo
       completions  Print completions for a shell
@@ -474,6 +477,9 @@ fn help_names_options_variables_and_exit_codes() {
       merge        Join the ndjson reports of several runs or shards into one report
       check        Check scripts and the configuration without running them
       test         Run pipeline tests (*.test.yaml) with a fake source, database and clock
+      schema       Print the SQL that creates the table of receipts
+      audit        List runs by their receipts, or compare a run's receipts with its report or journal
+      receipts     Delete old receipts
       api          Print the script API
       demo-source  Serve the token source of the demo
       completions  Print completions for a shell
@@ -500,9 +506,6 @@ fn help_names_options_variables_and_exit_codes() {
     Output:
           --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to PATH
           --fail-on <CONDITION>     Exit with 1 if CONDITION holds at the end
-
-    Messages:
-          --log-level <LEVEL>  off, error, warn, info, debug or trace
 
     Try it: `token_service demo 10`. Configure it: TOKEN_HOST and DATABASE_URL, or --config FILE.
     `token_service --help` has every option, its variable, examples and exit codes.

@@ -168,6 +168,31 @@ pub fn positive_duration(text: &str) -> ParseResult<Duration> {
     }
 }
 
+/// Parses the age of receipts, longer than 0.
+pub fn age(text: &str) -> ParseResult<Duration> {
+    /// A longer age overflows the database's arithmetic of dates.
+    const MAX: Duration = Duration::from_hours(100 * 366 * 24);
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(String::from("must be longer than 0")),
+        Ok(age) if age <= MAX => Ok(age),
+        Ok(_) | Err(humantime::DurationError::NumberOverflow) => {
+            Err(String::from("must be at most 100 years"))
+        }
+        Err(_) => Err(String::from(
+            "must be an age with a unit, such as 12h, 30d or 1y",
+        )),
+    }
+}
+
+/// Parses the name of a database role.
+pub fn role(text: &str) -> ParseResult<String> {
+    if text.is_empty() || text.contains('\0') {
+        Err(String::from("must be the name of a role"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 /// Parses a size in bytes, with or without a unit; from 1 byte to 1 PiB.
 pub fn bytes(text: &str) -> ParseResult<u64> {
     /// More than any machine has. Far larger sizes overflow when sums are compared.

@@ -31,12 +31,20 @@ pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Error> {
             // The whole tree is built so that usage names the program.
             let mut command = command();
             command.build();
-            let sub = command.find_subcommand(name).cloned();
+            let sub = find_command(&command, name).cloned();
             let sub = sub.ok_or_else(|| unknown_command(name))?;
-            command_page(sub)
+            command_page(name, sub)
         }
     };
     page.map_err(|error| Error::from(anyhow::Error::from(error)))
+}
+
+/// Finds a command by its name; `receipts-prune` is the command `prune` of `receipts`.
+fn find_command<'a>(program: &'a clap::Command, name: &str) -> Option<&'a clap::Command> {
+    program.find_subcommand(name).or_else(|| {
+        let (parent, child) = name.split_once('-')?;
+        program.find_subcommand(parent)?.find_subcommand(child)
+    })
 }
 
 fn unknown_command(name: &str) -> Error {
@@ -82,11 +90,10 @@ fn program_page(command: clap::Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-fn command_page(command: clap::Command) -> io::Result<Vec<u8>> {
+fn command_page(name: &str, command: clap::Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    let name = format!("token_service-{}", command.get_name());
     Man::new(command)
-        .title(name)
+        .title(format!("token_service-{name}"))
         .manual(MANUAL)
         .render(&mut page)?;
     Ok(page)
@@ -162,11 +169,11 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 /// Adds the possible values of options; clap's own value parsers have less helpful errors.
 fn with_values(command: clap::Command) -> clap::Command {
     let name = |arg: clap::Arg| match arg.get_long().and_then(row_of_flag) {
-        Some(row) if !row.values.is_empty() => {
+        // An argument of one command may share its name with an option of others.
+        Some(row) if !row.values.is_empty() && row.id == arg.get_id().as_str() => {
             arg.value_parser(PossibleValuesParser::new(row.values))
         }
         _ => arg,
     };
-    let command = command.mut_args(name);
-    command.mut_subcommands(move |sub| sub.mut_args(name))
+    command.mut_args(name).mut_subcommands(with_values)
 }

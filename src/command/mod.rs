@@ -1,5 +1,6 @@
 //! What users invoke: a file or folder per command, and the dispatch to them.
 
+pub(crate) mod audit;
 pub(crate) mod check;
 mod continuation;
 pub(crate) mod demo_source;
@@ -7,8 +8,10 @@ pub(crate) mod find_files;
 pub(crate) mod generate;
 pub(crate) mod merge;
 mod outcome;
+pub(crate) mod prune;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod supervisor;
 pub(crate) mod test;
 
@@ -19,13 +22,13 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use crate::cli::env::Env;
-use crate::cli::{self, Cli, Command, ParseError};
+use crate::cli::{self, Cli, Command, ParseError, ReceiptsCommand};
 pub use crate::command::outcome::CommandOutcome;
 use crate::config::{MetricsSettings, Purpose, RunSettings};
 use crate::error::Error;
 use crate::error::color::Color;
 use crate::error::exit::Exit;
-use crate::observe::logging;
+use crate::observe::logging::{self, LogSettings};
 use crate::observe::metrics::file::MetricsFile;
 use crate::observe::progress::{ProgressDisplay, ProgressMode, StreamKinds};
 use crate::report::conclusion::Conclusion;
@@ -85,10 +88,26 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
         }
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env)?;
-            logging::start(settings.log, stderr_color(env), ProgressDisplay::blank());
-            warn_of_misspelt_variables(env);
+            start_logging(settings.log, env);
             let merge = || merge::merge(&settings);
             measured(settings.metrics.as_ref(), settings.progress, merge).map_err(alone)
+        }
+        Some(Command::Schema(args)) => {
+            let settings = config::load_for_schema(args, env)?;
+            start_logging(settings.log, env);
+            Ok(print(schema::schema(&settings)))
+        }
+        Some(Command::Audit(args)) => {
+            let settings = config::load_for_audit(args, env)?;
+            start_logging(settings.receipts.log, env);
+            audit::audit(&settings, &mut Stdout).map_err(alone)
+        }
+        Some(Command::Receipts(args)) => {
+            let ReceiptsCommand::Prune(args) = &args.command;
+            let settings = config::load_for_prune(args, env)?;
+            start_logging(settings.receipts.log, env);
+            let exit = prune::prune(&settings, &mut Stdout).map_err(alone)?;
+            Ok(CommandOutcome::new(exit, Vec::new()))
         }
         Some(Command::Replay(args)) => {
             let settings = config::load_for_replay(args, env)?;
@@ -100,6 +119,12 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
             start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
         }
     }
+}
+
+/// Starts logging for a command without a display of progress.
+fn start_logging(log: LogSettings, env: &Env) {
+    logging::start(log, stderr_color(env), ProgressDisplay::blank());
+    warn_of_misspelt_variables(env);
 }
 
 /// Starts logging and progress, and does the work of a run.

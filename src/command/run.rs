@@ -222,13 +222,12 @@ async fn pipeline(
         let size = (!fetcher.is_open_ended()).then_some(settings.size);
         let receipts = settings.store.receipts.as_ref();
         let receipts = receipts.map(|receipts| (receipts.table.to_string(), receipts.shard));
-        let journal = match earlier_journal {
-            Some(mut earlier) => earlier.resume(&run_id),
-            None => {
-                let header = JournalHeader::new(run_id, store.horizon(), table, column);
-                let header = header.with_requested(size).with_receipts(receipts);
-                Journal::begin(path, &header)
-            }
+        let journal = if let Some(mut earlier) = earlier_journal {
+            earlier.resume(&run_id)
+        } else {
+            let header = JournalHeader::new(run_id, store.horizon(), table, column);
+            let header = header.with_requested(size).with_receipts(receipts);
+            Journal::begin(path, &header)
         };
         match journal {
             Ok(journal) => {

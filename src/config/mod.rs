@@ -12,6 +12,7 @@ mod merge;
 mod otel;
 mod output;
 mod path_conflicts;
+mod receipts;
 mod settings;
 pub mod shard;
 mod size;
@@ -27,9 +28,11 @@ use std::path::PathBuf;
 
 pub use crate::config::check::load_for_check;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
+pub use crate::config::receipts::{load_for_audit, load_for_prune, load_for_schema};
 pub use crate::config::settings::{
-    CheckSettings, MergeSettings, MetricsSettings, ProbeTargets, RunSettings, ScriptLimits,
-    ScriptSource, SourceSettings,
+    AuditSettings, AuditedFile, CheckSettings, FileKind, MergeSettings, MetricsSettings,
+    ProbeTargets, PruneSettings, RunSettings, SchemaSettings, ScriptLimits, ScriptSource,
+    SourceSettings,
 };
 
 use secrecy::SecretString;

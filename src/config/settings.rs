@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::cli::AuditFormat;
 use crate::config::shard::Shard;
 use crate::error::Error;
 use crate::fetch::http::HttpEndpoint;
@@ -15,10 +16,13 @@ use crate::observe::logging::LogSettings;
 use crate::observe::metrics::MetricLabel;
 use crate::observe::otel;
 use crate::observe::progress::ProgressMode;
+use crate::pipeline::identifier::TableName;
 use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::store;
+use crate::store::receipts::ddl::ReceiptsDdl;
+use crate::store::receipts::prune::PruneSelection;
 
 /// The script to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +150,66 @@ pub struct MergeSettings {
     pub color: bool,
     /// As in [`RunSettings`].
     pub log: LogSettings,
+}
+
+/// The validated settings of `schema`.
+#[derive(Clone, Debug)]
+pub struct SchemaSettings {
+    /// What to print.
+    pub ddl: ReceiptsDdl,
+    /// As in [`RunSettings`].
+    pub log: LogSettings,
+}
+
+/// The database of receipts.
+#[derive(Clone, Debug)]
+pub struct ReceiptsSettings {
+    /// How to connect; statements have no time limit.
+    pub store: store::StoreOptions,
+    /// The table of receipts.
+    pub table: TableName,
+    /// As in [`RunSettings`].
+    pub log: LogSettings,
+}
+
+/// The kinds of file that `audit` compares with receipts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// An `ndjson` report.
+    Report,
+    /// A journal.
+    Journal,
+}
+
+/// A file that `audit` compares with receipts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditedFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// What it must be.
+    pub kind: FileKind,
+}
+
+/// The validated settings of `audit`.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    /// The database.
+    pub receipts: ReceiptsSettings,
+    /// The run; `None` for all runs, or for the run of the file.
+    pub run: Option<Uuid>,
+    /// The file to compare, if any.
+    pub file: Option<AuditedFile>,
+    /// The format of the result.
+    pub format: AuditFormat,
+}
+
+/// The validated settings of `receipts prune`.
+#[derive(Clone, Debug)]
+pub struct PruneSettings {
+    /// The database.
+    pub receipts: ReceiptsSettings,
+    /// The runs whose receipts are deleted.
+    pub selection: PruneSelection,
 }
 
 /// The source and the database that `check --connect` probes.

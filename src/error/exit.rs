@@ -53,6 +53,8 @@ pub enum Exit {
     Condition,
     /// A pipeline test failed.
     Tests,
+    /// An audit found something that is missing.
+    Missing,
     /// Usage or configuration.
     Usage,
     /// The script does not compile, threw, or ran past a limit.
@@ -72,7 +74,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Completed => 0,
-            Self::Condition | Self::Tests => 1,
+            Self::Condition | Self::Tests | Self::Missing => 1,
             Self::Usage => 2,
             Self::Script | Self::Signal(Cause::Deadline) => 3,
             Self::Source => 4,

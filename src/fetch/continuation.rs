@@ -10,7 +10,7 @@ use crate::fetch::request::RequestScope;
 use crate::fetch::{Fetcher, SourceAnswer};
 use crate::journal::UnansweredRequest;
 use crate::pipeline::numbers::Numbers;
-use crate::pipeline::positions::Positions;
+use crate::pipeline::positions::PositionSet;
 use crate::pipeline::token::{Page, Token};
 
 /// What earlier processes of a run left, by its receipts and its journal.
@@ -19,7 +19,7 @@ pub struct Continuation {
     /// The number of tokens that count towards SIZE without being requested or delivered.
     pub done: u64,
     /// The positions whose tokens are dropped from the answers to repeated requests.
-    pub settled: Positions,
+    pub settled: PositionSet,
     /// The next attempt of each position whose earlier attempts are impossible.
     pub attempts: HashMap<u64, u16>,
     /// The tokens that were received and are not settled.

@@ -19,6 +19,8 @@ pub enum ReadPurpose {
     Replay,
     /// To merge it with other reports.
     Merge,
+    /// To compare it with receipts.
+    Audit,
 }
 
 /// Reads a journal or an `ndjson` report, line by line.
@@ -69,7 +71,7 @@ impl JournalReader {
             return Err(unreadable(path, purpose, "it is not a regular file"));
         }
         let open_error = |error: io::Error| unreadable(path, purpose, &error.to_string());
-        if purpose == ReadPurpose::Merge {
+        if purpose != ReadPurpose::Replay {
             let file = File::open(path).map_err(open_error)?;
             return Ok(Self::of(Box::new(BufReader::new(file)), path, purpose));
         }
@@ -149,7 +151,7 @@ impl JournalReader {
             let mut bytes = Vec::new();
             // A page of a journal may be longer; there the file is regular, so it ends.
             let limit = match self.purpose {
-                ReadPurpose::Merge => MAX_LINE,
+                ReadPurpose::Merge | ReadPurpose::Audit => MAX_LINE,
                 ReadPurpose::Replay => u64::MAX,
             };
             let mut source = self.source.by_ref().take(limit);
@@ -309,6 +311,11 @@ fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Error {
             "merged",
             "an ndjson report",
             "merge takes complete ndjson reports, each of a different run",
+        ),
+        ReadPurpose::Audit => (
+            "audited",
+            "a journal or an ndjson report",
+            "audit takes an ndjson report with --report, or a journal with --journal",
         ),
     };
     Error::of(

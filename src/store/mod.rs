@@ -15,6 +15,7 @@ mod connection_count;
 pub mod fake;
 mod in_flight;
 mod in_flight_log;
+pub mod open_receipts;
 mod orphans;
 mod page_spans;
 mod pool;

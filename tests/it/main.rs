@@ -66,6 +66,7 @@ mod pooler;
 mod properties;
 mod published_schemas;
 mod readme;
+mod receipt_commands;
 mod receipts;
 mod report_schema;
 mod reports;

@@ -54,6 +54,9 @@ fn short_help_fits_on_one_screen() {
         "merge",
         "check",
         "test",
+        "schema",
+        "audit",
+        "receipts",
         "demo-source",
         "man",
     ] {
@@ -74,6 +77,10 @@ fn each_command_has_a_man_page() {
         "merge",
         "check",
         "test",
+        "schema",
+        "audit",
+        "receipts",
+        "receipts-prune",
         "api",
         "demo-source",
         "completions",
@@ -124,6 +131,9 @@ fn the_tables_of_options_and_keys_are_those_of_the_program() {
 fn help_is_a_word_too() {
     assert_eq!(printed(&["help"]), printed(&["--help"]));
     assert_eq!(printed(&["help", "demo"]), printed(&["demo", "--help"]));
+    let prune = printed(&["receipts", "prune", "--help"]);
+    assert_eq!(printed(&["help", "receipts", "prune"]), prune);
+    assert!(prune.contains("token_service receipts prune --older-than 30d"));
 }
 
 /// What a bash offers for a command line whose last word is being typed.
@@ -153,6 +163,8 @@ fn a_bash_completes_commands_options_and_values() {
     assert_eq!(offered(&["merge", "--ma"]), ["--mask"]);
     assert_eq!(offered(&["--mask", "''"]), ["none", "prefix", "sha256"]);
     assert_eq!(offered(&["demo", "--report", "c"]), ["csv"]);
+    assert_eq!(offered(&["receipts", "pr"]), ["prune"]);
+    assert_eq!(offered(&["audit", "--format", "n"]), ["ndjson"]);
 }
 
 #[test]

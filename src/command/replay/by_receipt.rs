@@ -2,6 +2,7 @@
 //! position, and its receipt says what became of it.
 
 use crate::command::replay::state::{ReplayState, ReplayToken};
+use crate::journal::ParsedRecord;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::report::ledger::Ledger;
 use crate::store::receipts::EarlierReceipts;
@@ -42,13 +43,13 @@ pub(super) fn settle(
 }
 
 fn is_rejected(replayed: &ReplayToken) -> bool {
-    let status = replayed.record.as_ref().map(|record| record.status());
+    let status = replayed.record.as_ref().map(ParsedRecord::status);
     status == Some(Ok(Status::Rejected))
 }
 
 /// Returns the outcome that the journal records if it has this status, else one with `reason`.
 fn settled_as(replayed: &ReplayToken, status: Status, reason: Option<&str>) -> Outcome {
-    let recorded = replayed.record.as_ref().map(|record| record.outcome());
+    let recorded = replayed.record.as_ref().map(ParsedRecord::outcome);
     match recorded {
         Some(Ok(mut outcome)) if outcome.status == status => {
             outcome.token.receipt = replayed.token.receipt;

@@ -246,6 +246,7 @@ impl ReplayState {
                 request,
                 lines,
                 partial,
+                ..
             } => {
                 let request = request.unwrap_or_default();
                 self.last_request = self.last_request.max(request);
@@ -261,23 +262,26 @@ impl ReplayState {
                     self.counts.entry(token).or_default().received += 1;
                 }
             }
-            JournalLine::Outcome(record) => {
-                if let Some(position) = record.position.filter(|_| self.receipts.is_some()) {
-                    let token = self.tokens.entry(position);
-                    let token = token.or_insert_with(|| ReplayToken::of_record(&record));
-                    token.record = Some(record.clone());
-                }
-                let count = self.counts.entry(record.token.clone()).or_default();
-                match record.status()? {
-                    Status::Stored => count.stored += 1,
-                    Status::Rejected => count.rejected += 1,
-                    Status::Failed | Status::NotAttempted => count.unsent += 1,
-                    Status::Unknown => count.unknown += 1,
-                }
-                if matches!(record.status()?, Status::Stored | Status::Rejected) {
-                    self.settled.push(record);
-                }
-            }
+            JournalLine::Outcome(record) => self.add_outcome(record)?,
+        }
+        Ok(())
+    }
+
+    fn add_outcome(&mut self, record: ParsedRecord) -> Result<(), &'static str> {
+        if let Some(position) = record.position.filter(|_| self.receipts.is_some()) {
+            let token = self.tokens.entry(position);
+            let token = token.or_insert_with(|| ReplayToken::of_record(&record));
+            token.record = Some(record.clone());
+        }
+        let count = self.counts.entry(record.token.clone()).or_default();
+        match record.status()? {
+            Status::Stored => count.stored += 1,
+            Status::Rejected => count.rejected += 1,
+            Status::Failed | Status::NotAttempted => count.unsent += 1,
+            Status::Unknown => count.unknown += 1,
+        }
+        if matches!(record.status()?, Status::Stored | Status::Rejected) {
+            self.settled.push(record);
         }
         Ok(())
     }

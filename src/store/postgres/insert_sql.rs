@@ -1,5 +1,12 @@
-//! The statements that insert a token, alone or together with its receipt.
+//! The statements that insert a token, alone or together with its receipt, and how they are executed.
 
+use std::pin::pin;
+
+use futures_util::StreamExt as _;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error as PostgresError};
+
+use crate::pipeline::token::ReceiptKey;
 use crate::store::receipts::Receipts;
 
 /// Raises `synchronous_commit` to `on` for the transaction; never lowers it.
@@ -87,4 +94,32 @@ pub(super) fn durable_session() -> String {
         "(SELECT {RAISE_SYNCHRONOUS_COMMIT} IS NOT NULL AND {RAISE_CLIENT_MIN_MESSAGES} IS NOT NULL) \
          AS session (is_durable)"
     )
+}
+
+/// Returns the values of the columns `position` and `attempt`.
+pub(super) fn columns(key: ReceiptKey) -> (i64, i32) {
+    let position = i64::try_from(key.position).unwrap_or(i64::MAX);
+    (position, i32::from(key.attempt))
+}
+
+/// Executes a statement when first polled; resolves when its transaction has ended. Returns the number of
+/// rows.
+pub(super) async fn execute(
+    client: &Client,
+    sql: &str,
+    params: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<u64, PostgresError> {
+    let params = params.iter().map(|(value, kind)| (*value, kind.clone()));
+    let rows = client.query_typed_raw(sql, params).await?;
+    let mut rows = pin!(rows);
+    let mut result = Ok(());
+    // After an error the server is not ready yet: the rest of the reply is read too.
+    while let Some(row) = rows.next().await {
+        match row {
+            Ok(_) => {}
+            Err(error) if result.is_ok() && error.as_db_error().is_some() => result = Err(error),
+            Err(error) => return Err(result.err().unwrap_or(error)),
+        }
+    }
+    result.map(|()| rows.rows_affected().unwrap_or_default())
 }

@@ -6,7 +6,7 @@
 //! from the server's catalogs, and `classify` decides by it what an error means for a token.
 //! `insert_sql` has the statements that insert a token, which a `writer_connection` sends. After a loss,
 //! `look_up` finds what was stored by value, with the help of `xid_horizon`, and `receipts` by key;
-//! `recheck` looks up the tokens of an earlier process. `stall_monitor` ends a run whose commits are never confirmed, by the times
+//! `recheck` looks up the tokens of an earlier process; `receipt_rows` reads and deletes receipts. `stall_monitor` ends a run whose commits are never confirmed, by the times
 //! in `progress`. `inspect` probes a server for `check --connect`.
 
 pub(super) mod catalog;
@@ -29,6 +29,7 @@ mod passfile;
 mod password;
 mod progress;
 mod raw_connection;
+pub(super) mod receipt_rows;
 mod receipts;
 mod receipts_table;
 mod recheck;

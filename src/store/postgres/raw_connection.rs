@@ -15,8 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::token::Token;
 use crate::store::postgres::Host;
-use crate::store::postgres::insert_sql::{InsertForm, InsertSql};
-use crate::store::postgres::receipts::{columns, execute};
+use crate::store::postgres::insert_sql::{InsertForm, InsertSql, columns, execute};
 use crate::store::postgres::wire::{ConnectionMonitor, HostAddress, ReplyThreshold};
 
 /// The time limit for a graceful close.
@@ -213,7 +212,7 @@ impl RawConnection {
         let (position, attempt) = columns(token.receipt);
         let inserted = async {
             self.client.batch_execute("BEGIN").await?;
-            let rows = execute(self, &self.sql.token_only, &[(&text, Type::TEXT)]).await?;
+            let rows = execute(&self.client, &self.sql.token_only, &[(&text, Type::TEXT)]).await?;
             let of_receipt = i32::try_from(rows).unwrap_or(i32::MAX);
             let params: [(&(dyn ToSql + Sync), Type); 3] = [
                 (&position, Type::INT8),
@@ -221,7 +220,7 @@ impl RawConnection {
                 (&of_receipt, Type::INT4),
             ];
             let receipt = self.sql.receipt_only.as_deref().unwrap_or_default();
-            execute(self, receipt, &params).await?;
+            execute(&self.client, receipt, &params).await?;
             Ok::<u64, Error>(rows)
         };
         let result = match inserted.await {

@@ -5,7 +5,6 @@
 //! tombstone commits, the token's transaction never can. If the key is taken, the receipt says by whom.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -22,7 +21,9 @@ use crate::pipeline::token::ReceiptKey;
 use crate::store::connection::{ConnectionLost, Found, LookUpResult, Reply, UNCONFIRMED};
 use crate::store::postgres::classify::is_error;
 use crate::store::postgres::connector::Lookup;
-use crate::store::postgres::insert_sql::{InsertForm, durable_session, insert_into, of_run};
+use crate::store::postgres::insert_sql::{
+    InsertForm, columns, durable_session, execute, insert_into, of_run,
+};
 use crate::store::postgres::raw_connection::{FenceResult, RawConnection};
 use crate::store::postgres::receipts_table::ReceiptsTable;
 use crate::store::receipts::{
@@ -35,6 +36,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The number of tombstones under way on a direct connection.
 const TOMBSTONES_UNDER_WAY: usize = 64;
+/// The number of receipts in a page.
+const PAGE_ROWS: usize = 10_000;
 /// How long connections of an earlier process may take to end, which was just killed.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 /// The pause between two looks at those connections.
@@ -213,9 +216,8 @@ impl PostgresReceipts {
     ) -> Result<TombstoneReply, ConnectionLost> {
         let (position, attempt) = columns(key);
         let params = [(&position as _, Type::INT8), (&attempt as _, Type::INT4)];
-        let error = match execute(connection, sql, &params).await {
-            Ok(_) => return Ok(TombstoneReply::Committed),
-            Err(error) => error,
+        let Err(error) = execute(&connection.client, sql, &params).await else {
+            return Ok(TombstoneReply::Committed);
         };
         let Some(db) = error.as_db_error() else {
             return Err(ConnectionLost);
@@ -287,7 +289,7 @@ impl PostgresReceipts {
             (&rows, Type::INT4_ARRAY),
             (&kinds, Type::TEXT_ARRAY),
         ];
-        match execute(connection, &sql, &params).await {
+        match execute(&connection.client, &sql, &params).await {
             Ok(_) => Reply::Stored,
             Err(error) => match error.as_db_error() {
                 Some(db) if is_error(db) => {
@@ -338,34 +340,35 @@ impl PostgresReceipts {
         }
     }
 
-    /// Reads the receipts of the run and its shard: of each position the one with the highest attempt.
-    pub(super) async fn read(
-        &self,
-        connection: &RawConnection,
-    ) -> Result<EarlierReceipts, PostgresError> {
+    /// Reads the receipts of the run and its shard, in pages: of each position the one with the highest
+    /// attempt.
+    async fn read(&self, connection: &RawConnection) -> Result<EarlierReceipts, PostgresError> {
         let sql = format!(
             "/*NO LOAD BALANCE*/ SELECT DISTINCT ON (position) position, attempt, kind::text, rows \
-             FROM {} WHERE (run_id, shard) = ({}) ORDER BY position, attempt DESC",
+             FROM {} WHERE (run_id, shard) = ({}) AND position > $1 \
+             ORDER BY position, attempt DESC LIMIT {PAGE_ROWS}",
             self.receipts.table.to_sql(),
             of_run(&self.receipts),
         );
-        let no_params: [(&(dyn ToSql + Sync), Type); 0] = [];
-        // A row has at most 64 bytes, and a run may have any number of them.
-        let _long = connection.monitor.allow_long_replies(u64::MAX);
-        let rows = connection.client.query_typed_raw(&sql, no_params).await?;
-        let mut rows = pin!(rows);
         let mut earlier = EarlierReceipts::new();
-        while let Some(row) = rows.next().await {
-            let row = row?;
-            let position: i64 = row.try_get(0)?;
-            if position < 0 {
-                let is_keyed: Option<i32> = row.try_get(3)?;
-                earlier.add_mark(position.unsigned_abs(), is_keyed == Some(1));
-            } else if let Some(receipt) = receipt_of_row(&row)? {
-                earlier.add(receipt);
+        let mut last = i64::MIN;
+        loop {
+            let _long = connection.monitor.allow_long_replies(0);
+            let params = [(&last as _, Type::INT8)];
+            let rows = connection.client.query_typed(&sql, &params).await?;
+            for row in &rows {
+                last = row.try_get(0)?;
+                if last < 0 {
+                    let is_keyed: Option<i32> = row.try_get(3)?;
+                    earlier.add_mark(last.unsigned_abs(), is_keyed == Some(1));
+                } else if let Some(receipt) = receipt_of_row(row)? {
+                    earlier.add(receipt);
+                }
+            }
+            if rows.len() < PAGE_ROWS {
+                return Ok(earlier);
             }
         }
-        Ok(earlier)
     }
 
     async fn mark(
@@ -382,7 +385,7 @@ impl PostgresReceipts {
         );
         let (position, is_keyed) = (mark_position(generation), i32::from(start.is_keyed));
         let params = [(&position as _, Type::INT8), (&is_keyed as _, Type::INT4)];
-        execute(connection, &sql, &params).await.map(drop)
+        execute(&connection.client, &sql, &params).await.map(drop)
     }
 }
 
@@ -450,40 +453,12 @@ fn in_use(connections: i64, pid: Option<i32>) -> Error {
     )
 }
 
-/// Executes a statement when first polled; resolves when its transaction has ended. Returns the number of
-/// rows.
-pub(super) async fn execute(
-    connection: &RawConnection,
-    sql: &str,
-    params: &[(&(dyn ToSql + Sync), Type)],
-) -> Result<u64, PostgresError> {
-    let params = params.iter().map(|(value, kind)| (*value, kind.clone()));
-    let rows = connection.client.query_typed_raw(sql, params).await?;
-    let mut rows = pin!(rows);
-    let mut result = Ok(());
-    // After an error the server is not ready yet: the rest of the reply is read too.
-    while let Some(row) = rows.next().await {
-        match row {
-            Ok(_) => {}
-            Err(error) if result.is_ok() && error.as_db_error().is_some() => result = Err(error),
-            Err(error) => return Err(result.err().unwrap_or(error)),
-        }
-    }
-    result.map(|()| rows.rows_affected().unwrap_or_default())
-}
-
 async fn confirmed(connection: &RawConnection, lookup: &Lookup) -> Result<bool, ConnectionLost> {
     match timeout(lookup.confirm_timeout, connection.confirm_commits()).await {
         Ok(Ok(is_confirmed)) => Ok(is_confirmed),
         Ok(Err(_)) => Err(ConnectionLost),
         Err(_) => Ok(false),
     }
-}
-
-/// Returns the values of the columns `position` and `attempt`.
-pub(super) fn columns(key: ReceiptKey) -> (i64, i32) {
-    let position = i64::try_from(key.position).unwrap_or(i64::MAX);
-    (position, i32::from(key.attempt))
 }
 
 /// Reads position, attempt, kind and rows; `None` if no run of this program wrote the receipt.

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use crate::pipeline::positions::Positions;
+use crate::pipeline::positions::PositionSet;
 use crate::pipeline::receipts::{Receipt, ReceiptKind};
 use crate::pipeline::token::ReceiptKey;
 
 /// The attempt of a mark; tokens count theirs from 1.
-pub(in crate::store) const MARK_ATTEMPT: i32 = 0;
+pub(in super::super) const MARK_ATTEMPT: i32 = 0;
 
 /// The number of request numbers of a generation.
 const REQUESTS_PER_GENERATION: u64 = 1 << 22;
@@ -36,13 +36,13 @@ pub struct ProcessStart {
 #[derive(Clone, Debug, Default)]
 pub struct EarlierReceipts {
     /// The positions of stored tokens.
-    pub stored: Positions,
+    pub stored: PositionSet,
     /// The positions of rejected tokens.
-    pub rejected: Positions,
+    pub rejected: PositionSet,
     /// The positions of tokens that were committed without a row, which no look-up has found.
-    pub without_row: Positions,
+    pub without_row: PositionSet,
     /// All of these.
-    pub settled: Positions,
+    pub settled: PositionSet,
     /// The next attempt of each position whose earlier attempts are impossible.
     pub attempts: HashMap<u64, u16>,
     /// The number of marks, and whether all of them say that requests can be repeated.
@@ -56,7 +56,7 @@ pub struct EarlierReceipts {
 
 impl EarlierReceipts {
     /// Creates the state before any receipt.
-    pub(in crate::store) fn new() -> Self {
+    pub(in super::super) fn new() -> Self {
         Self {
             is_keyed: true,
             generation: 1,
@@ -65,14 +65,14 @@ impl EarlierReceipts {
     }
 
     /// Adds the mark of a process.
-    pub(in crate::store) fn add_mark(&mut self, generation: u64, is_keyed: bool) {
+    pub(in super::super) fn add_mark(&mut self, generation: u64, is_keyed: bool) {
         self.marks += 1;
         self.is_keyed &= is_keyed;
         self.generation = self.generation.max(generation + 1);
     }
 
     /// Adds the receipt with the highest attempt of its position; positions ascend.
-    pub(in crate::store) fn add(&mut self, receipt: Receipt) {
+    pub(in super::super) fn add(&mut self, receipt: Receipt) {
         let ReceiptKey { position, attempt } = receipt.key;
         self.has_script_tokens |= (position >> 32).is_multiple_of(REQUESTS_PER_GENERATION);
         self.generation = self.generation.max(2);
@@ -105,7 +105,7 @@ impl EarlierReceipts {
     ///
     /// # Errors
     /// If a script of the run made tokens of its own, or if the run had too many processes.
-    pub(in crate::store) fn check(&self) -> Result<(), Error> {
+    pub(in super::super) fn check(&self) -> Result<(), Error> {
         if self.has_script_tokens {
             let why = "its script made or changed tokens, which a second process cannot tell apart";
             return Err(cannot_be_continued(why));
@@ -128,7 +128,7 @@ fn cannot_be_continued(why: &str) -> Error {
 }
 
 /// Returns the position of a generation's mark.
-pub(in crate::store) fn mark_position(generation: u64) -> i64 {
+pub(in super::super) fn mark_position(generation: u64) -> i64 {
     -i64::try_from(generation).unwrap_or(i64::MAX)
 }
 

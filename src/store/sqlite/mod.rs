@@ -5,6 +5,7 @@
 
 mod inspect;
 mod open;
+pub(super) mod receipt_rows;
 mod receipts;
 
 use std::collections::HashMap;
