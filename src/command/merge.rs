@@ -57,8 +57,8 @@ pub fn merge(settings: &MergeSettings) -> Conclusion {
 struct MergedTotals {
     ledger: Ledger,
     mask: Mask,
-    /// The merged runs by UUID, with their files.
-    runs: HashMap<String, PathBuf>,
+    /// The merged runs by UUID and shard, with their files.
+    runs: HashMap<(String, Option<u32>), PathBuf>,
     /// The style of the tokens; `None` before the first one.
     style: Option<TokenStyle>,
     /// The totals, without the numbers that the lines show.
@@ -170,7 +170,8 @@ impl MergedTotals {
         }
         // A replay reports every token of its run again.
         let run = end.replay_of.as_ref().unwrap_or(&end.run_id);
-        if let Some(other) = self.runs.insert(run.clone(), file.to_owned()) {
+        let key = (run.clone(), end.shard);
+        if let Some(other) = self.runs.insert(key, file.to_owned()) {
             let other = other.display();
             return Err(format!(
                 "{other} already contains this run or a replay of it"
@@ -211,6 +212,7 @@ impl MergedTotals {
         let (start, end) = self.span.unwrap_or((now, now));
         let run = RunRecord {
             run_id: Uuid::now_v7().to_string(),
+            shard: None,
             replay_of: None,
             started_at: start,
             duration: end.duration_since(start).try_into().unwrap_or_default(),

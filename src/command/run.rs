@@ -179,7 +179,7 @@ async fn pipeline(
     let mut settings = settings;
     if let Some(receipts) = &mut settings.store.receipts {
         receipts.run_id = run_context.run_id;
-        receipts.shard = u32::try_from(settings.shard.index()).unwrap_or(u32::MAX);
+        receipts.shard = run_context.shard.unwrap_or_default();
     }
     let settings = settings;
     let mut options = settings.store.clone();

@@ -62,6 +62,7 @@ where
         let mut signals = Signals::listen()?;
         let mut run_context = RunContext::now();
         run_context.run_id = settings.run_id.unwrap_or(run_context.run_id);
+        run_context.shard = settings.shard_of_receipts();
         let telemetry = settings.telemetry.as_ref();
         let telemetry = Telemetry::begin(telemetry, span_name, &run_context.run_id.to_string());
         run_context.tracer = telemetry.tracer();

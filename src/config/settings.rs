@@ -131,6 +131,14 @@ pub struct RunSettings {
     pub log: LogSettings,
 }
 
+impl RunSettings {
+    /// Returns the shard as receipts have it; `None` if none are written.
+    pub fn shard_of_receipts(&self) -> Option<u32> {
+        let shard = u32::try_from(self.shard.index()).unwrap_or(u32::MAX);
+        self.store.receipts.as_ref().map(|_| shard)
+    }
+}
+
 /// The validated settings of `merge`.
 #[derive(Clone, Debug)]
 pub struct MergeSettings {

@@ -65,6 +65,7 @@ pub struct SummaryRecord {
     #[serde(default)]
     pub exit_code: u8,
     pub replay_of: Option<String>,
+    pub shard: Option<u32>,
     pub started_at: Option<String>,
     pub aborted_by: Option<String>,
 }

@@ -17,8 +17,10 @@ pub struct RunContext {
     pub instant: Instant,
     /// Start of the run as wall-clock time.
     pub timestamp: jiff::Timestamp,
-    /// Id of the run, a UUID (version 7).
+    /// Id of the run: a UUID (version 7), or the operator's.
     pub run_id: Uuid,
+    /// The shard, if the run writes receipts: then several shards may have the same id.
+    pub shard: Option<u32>,
     /// Starts the run's OpenTelemetry spans.
     pub tracer: Tracer,
 }
@@ -31,6 +33,7 @@ impl RunContext {
             instant: SystemClock.now(),
             timestamp: jiff::Timestamp::now(),
             run_id: Uuid::now_v7(),
+            shard: None,
             tracer: Tracer::default(),
         }
     }

@@ -22,6 +22,8 @@ pub const VERSION: u32 = 1;
 pub struct RunRecord {
     /// The UUID (version 7) of the run.
     pub run_id: String,
+    /// The shard, if the run writes receipts: then several shards may have the same id.
+    pub shard: Option<u32>,
     /// The run that this one replays.
     pub replay_of: Option<String>,
     /// The start time.
@@ -36,6 +38,7 @@ impl From<&RunContext> for RunRecord {
     fn from(run_context: &RunContext) -> Self {
         Self {
             run_id: run_context.run_id.to_string(),
+            shard: run_context.shard,
             replay_of: None,
             started_at: run_context.timestamp,
             duration: run_context.elapsed(),
@@ -71,6 +74,9 @@ impl Serialize for Summary {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("version", &VERSION)?;
         map.serialize_entry("run_id", &self.run.run_id)?;
+        if let Some(shard) = &self.run.shard {
+            map.serialize_entry("shard", shard)?;
+        }
         if let Some(run) = &self.run.replay_of {
             map.serialize_entry("replay_of", run)?;
         }

@@ -3,6 +3,7 @@
 //! runs the long form, which compares the throughput of several replicas with that of one.
 
 use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -24,17 +25,25 @@ const SLOT: &str = "{{if eq .Task.Slot .Node.ID}}0{{else}}{{.Task.Slot}}{{end}}"
 /// This engine as a swarm of one node on loopback. Dropping it restores the earlier state.
 struct Swarm {
     is_ours: bool,
+    /// An engine is in one swarm at a time.
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Swarm {
     fn join() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let state = docker_stdout(&["info", "--format={{.Swarm.LocalNodeState}}"]);
         let is_ours = state != "active";
         if is_ours {
             let loopback = ["--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1:2377"];
             docker_stdout(&[&["swarm", "init"][..], &loopback].concat());
         }
-        Self { is_ours }
+        Self {
+            is_ours,
+            _alone: alone,
+        }
     }
 }
 

@@ -155,9 +155,11 @@ impl ReadState {
                     run_id,
                     replay_of,
                     numbers,
+                    shard,
                     ..
                 } = summary;
                 self.stored_before = numbers.stored_before;
+                self.shard = shard;
                 self.set_run(replay_of.as_ref().unwrap_or(&run_id))
             }
             JournalLine::Request { .. } | JournalLine::Replay { .. } => Ok(()),

@@ -260,6 +260,7 @@ fn conclude(
     };
     let record = RunRecord {
         replay_of: state.origin.clone(),
+        shard: state.receipts.as_ref().map(|(_, shard)| *shard),
         ..RunRecord::from(run_context)
     };
     conclusion::close(ledger, &totals, record, error, fail_on)

@@ -146,6 +146,7 @@ impl CaseEnvironment {
             instant: self.clock.now(),
             timestamp: jiff::Timestamp::UNIX_EPOCH,
             run_id: Uuid::nil(),
+            shard: None,
             tracer: Tracer::default(),
         };
         let (signals, mut arriving) = unbounded_channel();
