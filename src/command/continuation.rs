@@ -23,7 +23,7 @@ const PAGE_SIZE: usize = 10_000;
 pub(crate) struct EarlierJournal(ReplayState);
 
 impl EarlierJournal {
-    /// Reads the journal at `path` if it belongs to the run; `None` if there is none, or one of another run.
+    /// Reads the journal at `path`; `None` if it does not exist or belongs to another run.
     ///
     /// # Errors
     /// If the journal is damaged, in use, or belongs to another table.
@@ -54,7 +54,7 @@ impl EarlierJournal {
     }
 }
 
-/// Reads the receipts of the run, marks the beginning of this process, and tells `fetcher` what is done.
+/// Reads the receipts of the run, marks the beginning of this process, and sets what `fetcher` leaves out.
 /// Returns the number of the request to which tokens belong that the script makes.
 ///
 /// # Errors
@@ -71,13 +71,17 @@ pub(crate) async fn begin(
         wait: settings.wait,
         is_alone: journal.is_some(),
     };
-    let earlier = store.read_receipts(Some(start)).await.map_err(|error| {
+    let mut earlier = store.read_receipts(Some(start)).await.map_err(|error| {
         if matches!(error.kind, Some(ErrorKind::InvalidArgument { .. })) {
             unwritable(error)
         } else {
             error
         }
     })?;
+    if let Some(EarlierJournal(state)) = journal {
+        // The journal also knows tokens whose receipts were deleted or not written yet.
+        earlier.add_recorded(state.settled_positions());
+    }
     let before = Numbers {
         stored_before: earlier.stored.len(),
         rejected_before: earlier.rejected.len(),
@@ -94,14 +98,15 @@ pub(crate) async fn begin(
     let script_request = earlier.first_request();
     let is_repeatable = fetcher.is_local() || earlier.is_repeatable(start);
     let continuation = match journal {
-        Some(EarlierJournal(state)) => of_journal(state, earlier),
+        // An input is read again from its beginning.
+        Some(EarlierJournal(state)) if !fetcher.is_local() => of_journal(state, earlier),
         // The same requests bring the same tokens, of which the settled ones are dropped.
-        None if is_repeatable => Continuation {
+        _ if is_repeatable => Continuation {
             settled: earlier.settled,
             attempts: earlier.attempts,
             ..Continuation::default()
         },
-        None => Continuation {
+        _ => Continuation {
             done: before.before(),
             last_request: script_request,
             ..Continuation::default()

@@ -120,8 +120,14 @@ impl Fetcher {
             pages.send(Ok(page)).await.ok()?;
         }
         while let Some(request) = self.take_unanswered(left) {
-            let answer = self.repeat(&request, scope).await?;
-            left = left.saturating_sub(answer.received());
+            let Some(answer) = self.repeat(&request, scope).await else {
+                if self.shutdown.stopping().is_cancelled() {
+                    self.set_fell_short();
+                }
+                return None;
+            };
+            // Settled tokens count as done already.
+            left = left.saturating_sub(answer.page.len() as u64);
             if !answer.page.is_empty() {
                 pages.send(Ok(answer.page)).await.ok()?;
             }
@@ -144,7 +150,10 @@ impl Fetcher {
             }
         } else if let Some(request) = self.take_unanswered(left) {
             let repeated = self.repeat(&request, scope).await;
-            repeated.unwrap_or_else(SourceAnswer::empty)
+            SourceAnswer {
+                settled_before: 0,
+                ..repeated.unwrap_or_else(SourceAnswer::empty)
+            }
         } else if left > 0 {
             self.request_alone(left, scope).await
         } else {

@@ -68,7 +68,7 @@ impl JournalHeader {
         }
     }
 
-    /// Reads the header of the journal at `path`; `None` if there is none that can be read.
+    /// Reads the header of the journal at `path`; `None` if it does not exist or has no valid header.
     pub fn read(path: &Path) -> Option<Self> {
         let mut line = Vec::new();
         let file = File::open(path).ok()?;

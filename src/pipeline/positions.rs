@@ -43,6 +43,16 @@ impl PositionSet {
         self.ranges.iter().flat_map(|&(first, last)| first..=last)
     }
 
+    /// Returns the positions of both sets.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let mut builder = PositionSetBuilder::default();
+        for (first, last) in self.ranges.iter().chain(&other.ranges) {
+            builder.add(*first, *last);
+        }
+        builder.build()
+    }
+
     /// Returns the positions that `other` does not have.
     pub fn difference(&self, other: &Self) -> Self {
         let mut ranges = Vec::new();
@@ -214,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn difference_equals_that_of_sets() {
+    fn difference_and_union_equal_those_of_sets() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut positions = || -> Vec<u64> {
@@ -223,10 +233,12 @@ mod tests {
             };
             let (one, other) = (positions(), positions());
             let difference = set(&one).difference(&set(&other));
+            let union = set(&one).union(&set(&other));
             let one: BTreeSet<u64> = one.into_iter().collect();
             let other: BTreeSet<u64> = other.into_iter().collect();
             let expected: Vec<u64> = one.difference(&other).copied().collect();
             assert_eq!(difference.iter().collect::<Vec<_>>(), expected, "{seed}");
+            assert_eq!(union.iter().collect::<BTreeSet<u64>>(), &one | &other);
             let mut sorted = difference.ranges.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, difference.ranges);

@@ -31,7 +31,7 @@ impl ReceiptKind {
     }
 
     /// Returns the kind with these values; `None` if no receipt has them.
-    pub fn of_columns(kind: &str, rows: Option<i32>) -> Option<Self> {
+    fn of_columns(kind: &str, rows: Option<i32>) -> Option<Self> {
         match kind {
             "t" => Some(Self::Token {
                 rows: rows.unwrap_or_default(),
@@ -50,6 +50,18 @@ pub struct Receipt {
     pub key: ReceiptKey,
     /// What it says.
     pub kind: ReceiptKind,
+}
+
+impl Receipt {
+    /// Returns the receipt with the values of these columns; `None` if no run of this program wrote it.
+    pub fn of_columns(position: i64, attempt: i64, kind: &str, rows: Option<i32>) -> Option<Self> {
+        let key = ReceiptKey {
+            position: position.try_into().ok()?,
+            attempt: attempt.try_into().ok()?,
+        };
+        let kind = ReceiptKind::of_columns(kind, rows)?;
+        Some(Self { key, kind })
+    }
 }
 
 /// The number of receipts in one statement.
@@ -96,6 +108,16 @@ impl ReceiptLog {
         self.lock().push(receipt);
     }
 
+    /// Warns that `count` receipts are lost.
+    pub fn warn_lost(count: usize, cause: &str) {
+        tracing::warn!(
+            cause,
+            tokens = count,
+            "receipts of rejected tokens could not be written; a continued run would request as many tokens \
+             again"
+        );
+    }
+
     /// Puts receipts back that could not be written.
     pub fn put_back(&self, receipts: Vec<Receipt>) {
         self.lock().extend(receipts);
@@ -109,6 +131,11 @@ impl ReceiptLog {
         }
         let rest = waiting.len().saturating_sub(BATCH);
         Some(waiting.split_off(rest))
+    }
+
+    /// Returns how many receipts wait.
+    pub fn len(&self) -> usize {
+        self.lock().len()
     }
 
     /// Returns true if no receipt waits.

@@ -281,11 +281,9 @@ impl Store {
         let receipts = self.receipt_log();
         drop(self.producer);
         self.backend.join().await;
-        if receipts.is_some_and(|receipts| !receipts.is_empty()) {
-            tracing::warn!(
-                "receipts of rejected tokens could not be written; a continued run would request as many \
-                 tokens again"
-            );
+        let lost = receipts.map_or(0, |receipts| receipts.len());
+        if lost > 0 {
+            ReceiptLog::warn_lost(lost, "no connection was left");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::journal::{
     positions_of,
 };
 use crate::pipeline::identifier::TableName;
-use crate::pipeline::token::{Page, ReceiptKey, Status, Token, TokenDefect};
+use crate::pipeline::token::{Outcome, Page, ReceiptKey, Status, Token, TokenDefect};
 use crate::store::receipts::Receipts;
 
 /// The number of stored values to look up as a control of the lookup itself.
@@ -94,6 +94,13 @@ impl ReplayToken {
             was_received: false,
             record: None,
         }
+    }
+
+    /// Returns its recorded outcome if that is final: the server confirmed it.
+    pub fn recorded(&self) -> Option<Outcome> {
+        let mut outcome = self.record.as_ref()?.outcome().ok()?;
+        outcome.token.receipt = self.token.receipt;
+        matches!(outcome.status, Status::Stored | Status::Rejected).then_some(outcome)
     }
 }
 
@@ -290,10 +297,12 @@ impl ReplayState {
         let page = Page::from_texts(texts.iter().map(|text| (text.as_str(), None)));
         for (mut token, position) in page.iter().zip(positions_of(request, lines)) {
             token.receipt = ReceiptKey::first(position);
+            // A repeated page does not undo an outcome.
+            let known = self.tokens.remove(&position);
             let token = ReplayToken {
                 token,
                 was_received: true,
-                record: None,
+                record: known.and_then(|known| known.record),
             };
             self.tokens.insert(position, token);
         }
@@ -303,6 +312,15 @@ impl ReplayState {
     pub fn received_tokens(&self) -> impl Iterator<Item = &Token> {
         let tokens = self.tokens.values().filter(|token| token.was_received);
         tokens.map(|token| &token.token)
+    }
+
+    /// Returns the positions of the tokens that were stored, with true, and of those that were rejected.
+    pub fn settled_positions(&self) -> impl Iterator<Item = (u64, bool)> {
+        let settled = |(position, token): (&u64, &ReplayToken)| {
+            let status = token.recorded()?.status;
+            Some((*position, status == Status::Stored))
+        };
+        self.tokens.iter().filter_map(settled)
     }
 
     /// Opens the journal for the next process of its run.

@@ -144,6 +144,12 @@ enum LookupObstacle {
     Unprovable(String),
 }
 
+impl From<ConnectionLost> for LookupObstacle {
+    fn from(_: ConnectionLost) -> Self {
+        Self::Lost
+    }
+}
+
 async fn look_up_rows(
     set: &InDoubtSet<LostSession>,
     connection: &RawConnection,
@@ -197,7 +203,7 @@ async fn look_up_rows(
     let rows = subtract_other_rows(&in_doubt, scope.snapshot, &counts, log, lookup_tick)?;
     if lookup.has_standbys
         && rows.values().any(|rows| rows.is_any_stored())
-        && !confirmed(connection, lookup).await?
+        && !connection.confirm_commits(lookup.confirm_timeout).await?
     {
         return Err(unprovable(UNCONFIRMED));
     }
@@ -217,15 +223,6 @@ async fn shows_recent(
     }
     let counts = lookup_reply(connection.count_rows(&lookup.sql, &values, None), lookup).await?;
     Ok(values.iter().all(|value| counts.contains_key(*value)))
-}
-
-/// Waits until the standbys have the rows that a look-up saw.
-async fn confirmed(connection: &RawConnection, lookup: &Lookup) -> Result<bool, LookupObstacle> {
-    match tokio::time::timeout(lookup.confirm_timeout, connection.confirm_commits()).await {
-        Ok(Ok(is_confirmed)) => Ok(is_confirmed),
-        Ok(Err(_)) => Err(LookupObstacle::Lost),
-        Err(_) => Ok(false),
-    }
 }
 
 /// Waits for the reply to a query of the table.

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::{BorrowToSql, ToSql, Type};
 use tokio_postgres::{Client, Error, Row, RowStream, Statement};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::token::Token;
+use crate::store::connection::ConnectionLost;
 use crate::store::postgres::Host;
 use crate::store::postgres::insert_sql::{InsertForm, InsertSql, columns, execute};
 use crate::store::postgres::wire::{ConnectionMonitor, HostAddress, ReplyThreshold};
@@ -391,12 +393,12 @@ impl RawConnection {
 
     /// Waits until the synchronous standbys have every earlier commit.
     ///
-    /// Returns false if the server cancelled the wait.
-    pub(super) async fn confirm_commits(&self) -> Result<bool, Error> {
-        match self.client.query_typed(CONFIRM_SQL, &[]).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.as_db_error().is_some_and(|db| !is_fatal(db)) => Ok(false),
-            Err(error) => Err(error),
+    /// Returns false if they do not confirm within `limit`, or if the server cancelled the wait.
+    pub(super) async fn confirm_commits(&self, limit: Duration) -> Result<bool, ConnectionLost> {
+        match timeout(limit, self.client.query_typed(CONFIRM_SQL, &[])).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(error)) if error.as_db_error().is_none_or(is_fatal) => Err(ConnectionLost),
+            Ok(Err(_)) | Err(_) => Ok(false),
         }
     }
 

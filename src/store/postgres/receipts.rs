@@ -16,7 +16,7 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::{Error, ErrorKind};
-use crate::pipeline::receipts::{Receipt, ReceiptKind};
+use crate::pipeline::receipts::{Receipt, ReceiptKind, ReceiptLog};
 use crate::pipeline::token::ReceiptKey;
 use crate::store::connection::{ConnectionLost, Found, LookUpResult, Reply, UNCONFIRMED};
 use crate::store::postgres::classify::is_error;
@@ -118,7 +118,7 @@ impl PostgresReceipts {
         let is_stored = |found: &Option<Found>| *found == Some(Found::Stored);
         if lookup.has_standbys
             && found.iter().any(is_stored)
-            && !confirmed(connection, lookup).await?
+            && !connection.confirm_commits(lookup.confirm_timeout).await?
         {
             for found in found.iter_mut().filter(|found| is_stored(found)) {
                 *found = Some(Found::Unknown(UNCONFIRMED));
@@ -150,7 +150,7 @@ impl PostgresReceipts {
         let limit = lookup.query_timeout;
         let replies = open_keys
             .into_iter()
-            .map(|key| timeout(limit, self.bury(key, &sql, connection)));
+            .map(|key| timeout(limit, self.insert_tombstone(key, &sql, connection)));
         let replies: Vec<_> = stream::iter(replies).buffered(under_way).collect().await;
         let mut taken = Vec::new();
         for (index, reply) in open.into_iter().zip(replies) {
@@ -208,7 +208,7 @@ impl PostgresReceipts {
     }
 
     /// Inserts a tombstone under a key.
-    async fn bury(
+    async fn insert_tombstone(
         &self,
         key: ReceiptKey,
         sql: &str,
@@ -294,12 +294,7 @@ impl PostgresReceipts {
             Err(error) => match error.as_db_error() {
                 Some(db) if is_error(db) => {
                     let code = db.code().code();
-                    tracing::warn!(
-                        code,
-                        tokens = receipts.len(),
-                        "receipts of rejected tokens could not be written; a continued run would request \
-                         as many tokens again"
-                    );
+                    ReceiptLog::warn_lost(receipts.len(), code);
                     Reply::Stored
                 }
                 _ => Reply::Lost(None),
@@ -453,26 +448,9 @@ fn in_use(connections: i64, pid: Option<i32>) -> Error {
     )
 }
 
-async fn confirmed(connection: &RawConnection, lookup: &Lookup) -> Result<bool, ConnectionLost> {
-    match timeout(lookup.confirm_timeout, connection.confirm_commits()).await {
-        Ok(Ok(is_confirmed)) => Ok(is_confirmed),
-        Ok(Err(_)) => Err(ConnectionLost),
-        Err(_) => Ok(false),
-    }
-}
-
 /// Reads position, attempt, kind and rows; `None` if no run of this program wrote the receipt.
 fn receipt_of_row(row: &Row) -> Result<Option<Receipt>, PostgresError> {
     let (position, attempt): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
-    let (kind, rows): (&str, Option<i32>) = (row.try_get(2)?, row.try_get(3)?);
-    let kind = ReceiptKind::of_columns(kind, rows);
-    Ok(
-        match (u64::try_from(position), u16::try_from(attempt), kind) {
-            (Ok(position), Ok(attempt), Some(kind)) => Some(Receipt {
-                key: ReceiptKey { position, attempt },
-                kind,
-            }),
-            _ => None,
-        },
-    )
+    let (kind, rows) = (row.try_get(2)?, row.try_get(3)?);
+    Ok(Receipt::of_columns(position, attempt.into(), kind, rows))
 }

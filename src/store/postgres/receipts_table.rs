@@ -88,7 +88,7 @@ impl ReceiptsTable {
         Ok(table)
     }
 
-    /// Returns why the table is none for receipts.
+    /// Returns why receipts cannot be written to the table.
     fn obstacle(&self) -> Option<String> {
         for relation in &self.relations {
             let why = if !relation.is_ordinary {

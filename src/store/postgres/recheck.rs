@@ -74,8 +74,8 @@ pub(super) async fn recheck(
         );
     }
     if lookup.has_standbys && !counts.is_empty() {
-        let confirmed = timeout(lookup.confirm_timeout, connection.confirm_commits()).await;
-        if !matches!(confirmed, Ok(Ok(true))) {
+        let confirmed = connection.confirm_commits(lookup.confirm_timeout).await;
+        if !matches!(confirmed, Ok(true)) {
             return Err(recheck_denied(UNCONFIRMED));
         }
     }

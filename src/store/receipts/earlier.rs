@@ -89,6 +89,20 @@ impl EarlierReceipts {
         self.settled.push(position);
     }
 
+    /// Adds tokens that a journal records as stored or, if the flag is false, as rejected.
+    pub fn add_recorded(&mut self, recorded: impl Iterator<Item = (u64, bool)>) {
+        let new = recorded.filter(|(position, _)| !self.settled.contains(*position));
+        let (stored, rejected): (Vec<_>, Vec<_>) = new.partition(|(_, is_stored)| *is_stored);
+        let positions = |recorded: &[(u64, bool)]| {
+            let positions = recorded.iter().map(|(position, _)| *position);
+            positions.collect::<PositionSet>()
+        };
+        let (stored, rejected) = (positions(&stored), positions(&rejected));
+        self.settled = self.settled.union(&stored).union(&rejected);
+        self.stored = self.stored.union(&stored);
+        self.rejected = self.rejected.union(&rejected);
+    }
+
     /// Returns true if all requests of the run have keys that the source honours, so that their answers have
     /// the same positions again.
     pub fn is_repeatable(&self, start: ProcessStart) -> bool {
@@ -189,6 +203,17 @@ mod tests {
         earlier.add_mark(4, false);
         assert!(!earlier.is_repeatable(START));
         assert_eq!(earlier.generation, 5);
+    }
+
+    #[test]
+    fn outcomes_of_a_journal_count_when_their_receipts_are_missing() {
+        let mut earlier = EarlierReceipts::new();
+        earlier.add(receipt(position(1, 2), 1, ReceiptKind::Token { rows: 1 }));
+        let at = |line| position(1, line);
+        earlier.add_recorded([(at(1), true), (at(2), true), (at(3), false)].into_iter());
+        assert_eq!((earlier.stored.len(), earlier.rejected.len()), (2, 1));
+        assert_eq!(earlier.settled.len(), 3);
+        assert!(earlier.stored.contains(at(1)) && earlier.rejected.contains(at(3)));
     }
 
     #[test]

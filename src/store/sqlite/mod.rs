@@ -17,7 +17,7 @@ use rusqlite::{Connection as RusqliteConnection, ErrorCode, OpenFlags, ffi};
 
 use crate::error::{Error, ErrorKind};
 use crate::pipeline::identifier::{TableName, quote_identifier};
-use crate::pipeline::receipts::Receipt;
+use crate::pipeline::receipts::{Receipt, ReceiptLog};
 use crate::pipeline::token::Token;
 use crate::store::StoreOptions;
 use crate::store::connection::{
@@ -242,12 +242,7 @@ impl Connection for SqliteConnection {
             .as_ref()
             .map(|table| table.write(&state.0, &receipts));
         if let Some(Err(error)) = written {
-            tracing::warn!(
-                cause = %error,
-                tokens = receipts.len(),
-                "receipts of rejected tokens could not be written; a continued run would request as many \
-                 tokens again"
-            );
+            ReceiptLog::warn_lost(receipts.len(), &error.to_string());
         }
         Reply::Stored
     }

@@ -202,16 +202,6 @@ fn position_of(key: ReceiptKey) -> i64 {
 
 /// Reads position, attempt, kind and rows; `None` if no run of this program wrote the receipt.
 fn receipt(row: &Row<'_>) -> rusqlite::Result<Option<Receipt>> {
-    let (position, attempt): (i64, i64) = (row.get(0)?, row.get(1)?);
-    let (kind, rows): (String, Option<i32>) = (row.get(2)?, row.get(3)?);
-    let kind = ReceiptKind::of_columns(&kind, rows);
-    Ok(
-        match (u64::try_from(position), u16::try_from(attempt), kind) {
-            (Ok(position), Ok(attempt), Some(kind)) => Some(Receipt {
-                key: ReceiptKey { position, attempt },
-                kind,
-            }),
-            _ => None,
-        },
-    )
+    let (position, attempt, kind): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(Receipt::of_columns(position, attempt, &kind, row.get(3)?))
 }

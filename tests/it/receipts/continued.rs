@@ -100,7 +100,7 @@ fn same_requests_are_repeated_with_their_keys() {
     let rows = database.rows();
     let distinct: BTreeSet<&String> = rows.iter().collect();
     assert_eq!(distinct.len(), rows.len(), "no token is stored twice");
-    // The source issued exactly what was asked for: the repeated requests brought the same tokens.
+    // The repeated requests returned the same tokens, so the source issued no others.
     let issued: BTreeSet<String> = source.issued().into_iter().collect();
     assert_eq!(issued.len(), 400);
 }
@@ -134,6 +134,65 @@ fn journal_gives_the_tokens_that_were_received() {
         .run()
         .expect_code(0);
     assert_eq!(Report::of_run(&replayed).with_status("stored"), issued);
+}
+
+#[test]
+fn token_is_counted_once_when_its_request_is_repeated() {
+    let database = Database::standard().with_receipts();
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let too_long = "x".repeat(2_000);
+    let command = |source: &Source| {
+        continued(source, &database, 6)
+            .config("source: {idempotency_header: Idempotency-Key, retries: 1}")
+            .args(["--page-size", "5", "--fetch-concurrency", "1", "--journal"])
+            .arg(&journal)
+    };
+    let source = Source::responding([
+        Response::truncated(format!("{too_long}\n"), 9_000),
+        Response::status(500),
+    ]);
+    let first = Report::of_run(&command(&source).run().expect_code(4));
+    assert_eq!(first.count("rejected"), 1);
+    let source = Source::responding([
+        Response::tokens([&too_long, "bb", "cc", "dd", "ee"]),
+        Response::tokens(["ff"]),
+    ]);
+    let report = Report::of_run(&command(&source).run().expect_code(0));
+    assert_eq!(source.sizes(), [5, 1]);
+    assert_eq!(
+        (whole(&report, "stored"), whole(&report, "rejected")),
+        (5, 1)
+    );
+    assert_eq!(database.rows(), ["bb", "cc", "dd", "ee", "ff"]);
+}
+
+#[test]
+fn recorded_tokens_are_not_sent_again_after_their_receipts_were_deleted() {
+    let database = Database::standard().with_receipts();
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let command = |source: &Source| {
+        let command = continued(source, &database, 3).arg("--journal");
+        command.arg(&journal)
+    };
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
+    command(&source).run().expect_code(0);
+    let delete = || {
+        let sql = "DELETE FROM token_receipts";
+        database.admin().execute(sql, &[]).expect("deleted rows")
+    };
+    assert!(delete() > 0);
+    let report = Report::of_run(&command(&Source::responding([])).run().expect_code(0));
+    assert_eq!(
+        (whole(&report, "stored"), whole(&report, "rejected")),
+        (2, 1)
+    );
+    delete();
+    let (_, report) = crate::journal::run_replay(&journal, &database, 0);
+    assert_eq!(report.with_status("stored"), ["aa", "cc"]);
+    assert_eq!(report.with_status("rejected"), ["b-b"]);
+    assert_eq!(database.rows(), ["aa", "cc"]);
 }
 
 /// The process that was killed leaves a transaction open, which commits after the second one began.
@@ -170,8 +229,16 @@ fn token_of_the_first_process_is_stored_once_although_it_is_committed_late() {
 
 #[test]
 fn input_is_read_again_and_its_settled_lines_are_left_out() {
+    for size in [None, Some("3000")] {
+        continue_input(size, None);
+        let folder = tempfile::tempdir().unwrap();
+        continue_input(size, Some(&folder.path().join("journal")));
+    }
+}
+
+fn continue_input(size: Option<&str>, journal: Option<&Path>) {
     let database = Database::standard().with_receipts();
-    let lines: Vec<String> = (0..300)
+    let lines: Vec<String> = (0..3_000)
         .map(|n| format!("t{n}{}", if n % 10 == 3 { "-" } else { "" }))
         .collect();
     let folder = tempfile::tempdir().unwrap();
@@ -179,7 +246,11 @@ fn input_is_read_again_and_its_settled_lines_are_left_out() {
     std::fs::write(&input, lines.join("\n") + "\n").unwrap();
     let proxy = Proxy::to(database.port);
     let command = |login: &Login| {
-        let command = Command::new().database(login).arg("--input").arg(&input);
+        let mut command = Command::new().database(login).args(size);
+        command = command.arg("--input").arg(&input);
+        if let Some(journal) = journal {
+            command = command.arg("--journal").arg(journal);
+        }
         command.args([
             "--report",
             "ndjson",
@@ -189,14 +260,18 @@ fn input_is_read_again_and_its_settled_lines_are_left_out() {
             ID,
         ])
     };
-    kill_after(command(&through(&database, &proxy)), &proxy, 100);
+    let first = command(&through(&database, &proxy)).args(["--page-size", "50"]);
+    kill_after(first, &proxy, 100);
     let run = command(&database)
         .args(["--page-size", "7"])
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);
-    assert_eq!(database.rows().len(), 270);
-    assert_eq!(whole(&report, "stored"), 270);
+    assert_eq!(database.rows().len(), 2_700);
+    assert_eq!(whole(&report, "stored"), 2_700);
+    assert_eq!(whole(&report, "rejected"), 300);
+    let distinct: BTreeSet<String> = database.rows().into_iter().collect();
+    assert_eq!(distinct.len(), 2_700);
     let first = report.tokens.first().unwrap();
     assert!(first["position"].as_i64().unwrap() > position(1, 1));
 }

@@ -116,7 +116,7 @@ fn blocked_transaction_of_a_token_fails_after_its_tombstone() {
     assert_receipts_agree(&verified.report, &database);
 }
 
-/// The old backend has written the receipt and not committed it: nobody can know how that ends.
+/// The old backend has written the receipt and not committed it: its outcome is not known.
 #[test]
 fn token_stays_unknown_while_its_transaction_is_open() {
     let database = Database::standard().with_receipts().with_sql(
