@@ -3,7 +3,8 @@
 //! A server commits several transactions with one sync of its log, so more connections store more
 //! tokens, up to a number that depends on the server and on who else uses it. The number is tried
 //! out: it doubles as long as the rate clearly rises. Later a smaller and a larger number are tried from time
-//! to time.
+//! to time. To open a connection takes processor time from the INSERTs, so a number is tried only if the
+//! rest of the run can gain more than the trial costs.
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,10 @@ const CONTENDED_WINDOWS: u32 = 5;
 const PAUSE: (u32, u32) = (8, 160);
 /// The length of a window.
 const WINDOW: Duration = Duration::from_millis(100);
+/// What opening a connection costs until it is measured, as time of the whole store.
+const OPENING_COST: Duration = Duration::from_millis(3);
+/// The weight of the last opening in the measured cost.
+const OPENING_WEIGHT: f64 = 0.5;
 
 /// A window of time in which settled tokens are counted.
 #[derive(Debug)]
@@ -41,8 +46,23 @@ pub(super) struct Window {
     began: Instant,
     /// The tokens that were settled before.
     settled: u64,
-    /// True if all connections worked at the beginning, and tokens waited.
-    is_full: bool,
+    /// The load at the beginning.
+    load: Load,
+}
+
+/// What the connections do at a moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    /// True if all wanted connections work.
+    pub(super) all_work: bool,
+    /// True if more tokens wait for them.
+    pub(super) tokens_wait: bool,
+}
+
+impl Load {
+    fn is_full(self) -> bool {
+        self.all_work && self.tokens_wait
+    }
 }
 
 impl Window {
@@ -51,7 +71,7 @@ impl Window {
         Self {
             began: now,
             settled,
-            is_full: false,
+            load: Load::default(),
         }
     }
 
@@ -60,25 +80,44 @@ impl Window {
         self.began + WINDOW
     }
 
-    /// Ends the window and begins the next one, which does not count if `is_full` is false.
-    ///
-    /// Returns the tokens settled per second if the window counts.
-    pub(super) fn next(&mut self, now: Instant, settled: u64, is_full: bool) -> Option<f64> {
-        let seconds = now.saturating_duration_since(self.began).as_secs_f64();
-        #[allow(clippy::cast_precision_loss, reason = "a count of tokens")]
-        let count = (settled - self.settled) as f64;
-        let counts = is_full && self.is_full && seconds > 0.0;
+    /// Ends the window and begins the next one.
+    pub(super) fn next(&mut self, now: Instant, settled: u64, load: Load) -> EndedWindow {
+        let ended = EndedWindow {
+            seconds: now.saturating_duration_since(self.began).as_secs_f64(),
+            #[allow(clippy::cast_precision_loss, reason = "a count of tokens")]
+            settled: (settled - self.settled) as f64,
+            counts: load.is_full() && self.load.is_full(),
+            tokens_wait: load.tokens_wait,
+        };
         *self = Self {
             began: now,
             settled,
-            is_full,
+            load,
         };
-        counts.then(|| count / seconds)
+        ended
     }
 
     /// Makes the current window one that does not count.
     pub(super) fn discard(&mut self) {
-        self.is_full = false;
+        self.load = Load::default();
+    }
+}
+
+/// The tokens settled in a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndedWindow {
+    seconds: f64,
+    settled: f64,
+    /// True if all connections worked in the whole window, and tokens waited.
+    counts: bool,
+    /// True if tokens waited at its end.
+    tokens_wait: bool,
+}
+
+impl EndedWindow {
+    /// Returns the tokens settled per second; `None` for a window of no length.
+    fn rate(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.settled / self.seconds)
     }
 }
 
@@ -135,6 +174,20 @@ struct Search {
     pause: u32,
     next_pause: u32,
     contended_windows: u32,
+    /// The tokens that are still to be settled.
+    rest: u64,
+    /// The connections that are being opened for a trial.
+    opening: Option<Opening>,
+    /// What opening a connection costs, in seconds of the whole store.
+    opening_cost: f64,
+}
+
+/// Connections that are being opened.
+#[derive(Debug)]
+struct Opening {
+    opened: usize,
+    /// The time that the INSERTs lost meanwhile, in seconds.
+    lost: f64,
 }
 
 impl ConnectionCount {
@@ -168,12 +221,22 @@ impl ConnectionCount {
         self.search.is_some()
     }
 
-    /// Takes the rate of a window, in tokens per second: all wanted connections worked, and tokens
-    /// waited for them.
-    pub(super) fn record(&mut self, rate: f64) {
+    /// Takes a window, after which `rest` tokens are to be settled.
+    pub(super) fn record(&mut self, window: EndedWindow, rest: u64) {
         let (most, wanted) = (self.most, self.wanted);
-        if let Some(search) = &mut self.search {
-            self.wanted = search.record(rate, wanted, most);
+        if let (Some(search), Some(rate)) = (&mut self.search, window.rate()) {
+            if window.counts {
+                search.rest = rest;
+                self.wanted = search.record(rate, wanted, most);
+                let opened = self.wanted.saturating_sub(wanted);
+                if opened > 0 {
+                    search.opening = Some(Opening { opened, lost: 0.0 });
+                }
+            } else if let Some(opening) = &mut search.opening
+                && window.tokens_wait
+            {
+                opening.lost += window.seconds * (1.0 - rate / search.rate).max(0.0);
+            }
         }
     }
 
@@ -204,11 +267,17 @@ impl Search {
             pause: 0,
             next_pause: PAUSE.0,
             contended_windows: 0,
+            rest: u64::MAX,
+            opening: None,
+            opening_cost: OPENING_COST.as_secs_f64(),
         }
     }
 
     /// Returns the number for the next window after one with `wanted` connections.
     fn record(&mut self, rate: f64, wanted: usize, most: usize) -> usize {
+        if let Some(Opening { opened, lost }) = self.opening.take() {
+            self.opening_cost += (lost / as_f64(opened) - self.opening_cost) * OPENING_WEIGHT;
+        }
         if wanted == self.best {
             return self.record_best(rate, most);
         }
@@ -281,12 +350,25 @@ impl Search {
         self.best
     }
 
+    /// Returns `count` if the rest of the run can gain more by it than a failed trial costs, else the best
+    /// number. A trial of fewer connections costs the ones to open after it.
+    fn worthwhile(&self, count: usize) -> usize {
+        #[allow(clippy::cast_precision_loss, reason = "a count of tokens")]
+        let seconds = self.rest as f64 / self.rate;
+        let cost = as_f64(count.abs_diff(self.best)) * self.opening_cost;
+        if cost <= seconds * (GAIN - 1.0) {
+            count
+        } else {
+            self.best
+        }
+    }
+
     /// Returns the best number, or the one to try.
     fn next(&mut self, most: usize) -> usize {
         if self.is_doubling {
             self.first_windows = self.first_windows.saturating_sub(1);
             return match self.first_windows {
-                0 => (self.best * 2).min(most),
+                0 => self.worthwhile((self.best * 2).min(most)),
                 _ => self.best,
             };
         }
@@ -296,11 +378,11 @@ impl Search {
         }
         let (more, fewer) = ((self.best * 3 / 2).min(most), self.best * 3 / 4);
         self.is_upwards &= more > self.best;
-        if self.is_upwards {
+        self.worthwhile(if self.is_upwards {
             more
         } else {
             fewer.max(LEAST.min(self.best))
-        }
+        })
     }
 }
 
@@ -350,10 +432,20 @@ mod tests {
 
         fn run(&mut self, count: &mut ConnectionCount, windows: usize) {
             for _ in 0..windows {
-                let rate = self.rate(count.wanted());
-                count.record(rate);
+                record(count, self.rate(count.wanted()), u64::MAX);
             }
         }
+    }
+
+    /// Records a window that counts.
+    fn record(count: &mut ConnectionCount, rate: f64, rest: u64) {
+        let window = EndedWindow {
+            seconds: 0.1,
+            settled: rate / 10.0,
+            counts: true,
+            tokens_wait: true,
+        };
+        count.record(window, rest);
     }
 
     fn known(free: u32) -> FreeConnections {
@@ -447,18 +539,63 @@ mod tests {
     fn refused_connection_ends_the_search_for_more_until_later() {
         let mut count = ConnectionCount::auto(48);
         for _ in 0..TRIAL_WINDOWS {
-            count.record(10_000.0);
+            record(&mut count, 10_000.0, u64::MAX);
         }
         count.refuse(20);
         assert_eq!(count.wanted(), 20);
-        count.record(12_000.0);
+        record(&mut count, 12_000.0, u64::MAX);
         assert_eq!(count.wanted(), 20);
         count.refuse(25);
         assert_eq!(count.wanted(), 20, "more are open than needed");
         let mut fixed = ConnectionCount::fixed(30);
         fixed.refuse(3);
-        fixed.record(1.0);
+        record(&mut fixed, 1.0, u64::MAX);
         assert_eq!(fixed.wanted(), 30, "a number that was set stays");
+    }
+
+    #[test]
+    fn number_stays_when_the_rest_of_the_run_cannot_repay_a_trial() {
+        let after = |rest| {
+            let mut count = ConnectionCount::auto(64);
+            for _ in 0..TRIAL_WINDOWS {
+                record(&mut count, 10_000.0, rest);
+            }
+            count.wanted()
+        };
+        // 16 connections cost 48 ms, which 3 % of 1.6 s repay.
+        assert_eq!(after(15_000), FIRST);
+        assert_eq!(after(17_000), 2 * FIRST);
+    }
+
+    #[test]
+    fn costly_connections_are_opened_only_in_longer_runs() {
+        let opening = EndedWindow {
+            seconds: 1.0,
+            settled: 2_000.0,
+            counts: false,
+            tokens_wait: true,
+        };
+        let after = |window: EndedWindow, rest| {
+            let mut count = ConnectionCount::auto(64);
+            for _ in 0..TRIAL_WINDOWS {
+                record(&mut count, 10_000.0, 100_000);
+            }
+            count.record(window, 100_000);
+            record(&mut count, 13_000.0, rest);
+            count.wanted()
+        };
+        // 0.8 s of 16 connections: half of it is taken as their cost, 26.5 ms each.
+        assert_eq!(after(opening, 300_000), 32);
+        assert_eq!(after(opening, 400_000), 64);
+        let starved = EndedWindow {
+            tokens_wait: false,
+            ..opening
+        };
+        assert_eq!(
+            after(starved, 100_000),
+            64,
+            "the source was slow, not the server"
+        );
     }
 
     #[test]
@@ -466,11 +603,29 @@ mod tests {
         let began = Instant::now();
         let mut window = Window::begin(began, 0);
         let at = |tenths: u64| began + Duration::from_millis(100 * tenths);
-        assert_eq!(window.next(at(1), 10, true), None);
-        assert_eq!(window.next(at(2), 110, true), Some(1000.0));
-        assert_eq!(window.next(at(3), 200, false), None);
-        assert_eq!(window.next(at(4), 300, true), None);
+        let full = Load {
+            all_work: true,
+            tokens_wait: true,
+        };
+        let mut next = |tenths, settled, load| {
+            let ended = window.next(at(tenths), settled, load);
+            ended.rate().filter(|_| ended.counts)
+        };
+        assert_eq!(next(1, 10, full), None);
+        assert_eq!(next(2, 110, full), Some(1000.0));
+        let starved = Load {
+            tokens_wait: false,
+            ..full
+        };
+        assert_eq!(next(3, 200, starved), None);
+        assert_eq!(next(4, 300, full), None);
+        let connecting = Load {
+            all_work: false,
+            ..full
+        };
+        assert_eq!(next(5, 400, connecting), None);
+        assert_eq!(next(6, 500, full), None);
         window.discard();
-        assert_eq!(window.next(at(5), 400, true), None);
+        assert!(!window.next(at(7), 600, full).counts);
     }
 }

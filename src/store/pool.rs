@@ -17,7 +17,7 @@ use crate::pipeline::backoff::Backoff;
 use crate::pipeline::token::{Detail, Status};
 use crate::runtime;
 use crate::store::connection::Database;
-use crate::store::connection_count::{ConnectionCount, Window};
+use crate::store::connection_count::{ConnectionCount, Load, Window};
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
@@ -110,8 +110,8 @@ impl<D: Database> Pool<D> {
         });
         let (sender, ended) = oneshot::channel();
         let guard = EndGuard(Some(sender));
-        let expected = usize::try_from(options.expected).unwrap_or(usize::MAX);
-        let run = supervise(Arc::clone(&shared), WriterStart::new(first), expected);
+        let first = WriterStart::new(first);
+        let run = supervise(Arc::clone(&shared), first, options.expected);
         let supervisor = async move {
             let _guard = guard;
             run.await;
@@ -154,7 +154,7 @@ impl<D: Database> StoreBackend for Pool<D> {
 async fn supervise<D: Database>(
     shared: Arc<WriterShared<D>>,
     first: WriterStart<D::Connection>,
-    expected: usize,
+    expected: u64,
 ) {
     let queue = &shared.queue;
     let clock = &queue.clock;
@@ -170,7 +170,11 @@ async fn supervise<D: Database>(
     let mut window = Window::begin(clock.now(), shared.writers.replies());
     writers.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // Connects ahead: to a distant server that takes as long as the source's first reply.
-    grow(&shared, &mut writers, expected);
+    grow(
+        &shared,
+        &mut writers,
+        usize::try_from(expected).unwrap_or(usize::MAX),
+    );
     loop {
         tokio::select! {
             biased;
@@ -180,10 +184,14 @@ async fn supervise<D: Database>(
                 }
             }
             () = clock.sleep_until(window.end()), if count.is_searching() => {
-                let is_full = shared.writers.working() == count.wanted() && queue.pending() > 0;
-                if let Some(rate) = window.next(clock.now(), shared.writers.replies(), is_full)
-                    && choose(&mut count, &shared.writers, |count| count.record(rate))
-                {
+                let load = Load {
+                    all_work: shared.writers.working() == count.wanted(),
+                    tokens_wait: queue.pending() > 0,
+                };
+                let settled = shared.writers.replies();
+                let ended = window.next(clock.now(), settled, load);
+                let rest = expected.saturating_sub(settled);
+                if choose(&mut count, &shared.writers, |count| count.record(ended, rest)) {
                     window.discard();
                 }
                 if server_full_until.is_none_or(|until| clock.now() >= until) {
