@@ -2,7 +2,7 @@
 //!
 //! A server commits several transactions with one sync of its log, so more connections store more
 //! tokens, up to a number that depends on the server and on who else uses it. The number is tried
-//! out: it doubles as long as the rate clearly rises. Later a smaller and a larger number are tried from time
+//! out: once the rate of the first number is steady, it doubles as long as the rate clearly rises. Later a smaller and a larger number are tried from time
 //! to time. To open a connection takes processor time from the INSERTs, so a number is tried only if the
 //! rest of the run can gain more than the trial costs.
 
@@ -23,8 +23,13 @@ const GAIN: f64 = 1.03;
 const LOSS: f64 = 0.99;
 /// While the number doubles, this share is clear after one window.
 const CLEAR_GAIN: f64 = 1.2;
-/// The windows of a trial, and those of the first number: one window is noisy.
-const TRIAL_WINDOWS: usize = 3;
+/// The windows of a trial: one window is noisy.
+const TRIAL_WINDOWS: usize = 4;
+/// The first number is not steady while a trial's windows settle more than this share of those before: caches
+/// fill, which would look like the gain of a larger number.
+const STEADY: f64 = 1.03;
+/// The most windows of the first number before it doubles.
+const MAX_FIRST_WINDOWS: usize = 5 * TRIAL_WINDOWS;
 /// The weight of the last window in the rate of the best number.
 const WEIGHT: f64 = 0.3;
 /// The share of a connection's former rate below which other clients take the server's time.
@@ -168,8 +173,8 @@ struct Search {
     is_upwards: bool,
     /// The rates of the current trial's windows.
     trial: Vec<f64>,
-    /// The number of windows of the first number that are still to be measured.
-    first_windows: usize,
+    /// The rates of the first number's windows; empty once it was doubled.
+    first: Vec<f64>,
     /// The number of windows until the next trial, and after it.
     pause: u32,
     next_pause: u32,
@@ -263,7 +268,7 @@ impl Search {
             is_doubling: true,
             is_upwards: true,
             trial: Vec::new(),
-            first_windows: TRIAL_WINDOWS,
+            first: Vec::new(),
             pause: 0,
             next_pause: PAUSE.0,
             contended_windows: 0,
@@ -315,6 +320,9 @@ impl Search {
             self.choose(self.best, rate);
         }
         self.rate += (rate - self.rate) * WEIGHT;
+        if self.is_doubling && self.first.len() < MAX_FIRST_WINDOWS {
+            self.first.push(rate);
+        }
         if self.rate >= self.rate_per_connection * as_f64(self.best) * CONTENDED {
             self.contended_windows = 0;
             return self.next(most);
@@ -350,6 +358,16 @@ impl Search {
         self.best
     }
 
+    /// Returns true if the rate of the first number does not rise any more.
+    fn is_steady(&self) -> bool {
+        let sum = |rates: &[f64]| rates.iter().sum::<f64>();
+        let Some(start) = self.first.len().checked_sub(2 * TRIAL_WINDOWS) else {
+            return false;
+        };
+        let (before, last) = self.first[start..].split_at(TRIAL_WINDOWS);
+        self.first.len() == MAX_FIRST_WINDOWS || sum(last) <= sum(before) * STEADY
+    }
+
     /// Returns `count` if the rest of the run can gain more by it than a failed trial costs, else the best
     /// number. A trial of fewer connections costs the ones to open after it.
     fn worthwhile(&self, count: usize) -> usize {
@@ -366,10 +384,10 @@ impl Search {
     /// Returns the best number, or the one to try.
     fn next(&mut self, most: usize) -> usize {
         if self.is_doubling {
-            self.first_windows = self.first_windows.saturating_sub(1);
-            return match self.first_windows {
-                0 => self.worthwhile((self.best * 2).min(most)),
-                _ => self.best,
+            return if self.is_steady() {
+                self.worthwhile((self.best * 2).min(most))
+            } else {
+                self.best
             };
         }
         if self.pause > 0 {
@@ -483,7 +501,7 @@ mod tests {
         let mut server = Server::new(3_000.0, 40_000.0);
         let mut count = ConnectionCount::auto(48);
         assert_eq!(count.wanted(), FIRST);
-        server.run(&mut count, TRIAL_WINDOWS);
+        server.run(&mut count, 2 * TRIAL_WINDOWS);
         assert_eq!(count.wanted(), 32);
         server.run(&mut count, 1);
         assert_eq!(count.wanted(), 48, "the gain was clear");
@@ -538,7 +556,7 @@ mod tests {
     #[test]
     fn refused_connection_ends_the_search_for_more_until_later() {
         let mut count = ConnectionCount::auto(48);
-        for _ in 0..TRIAL_WINDOWS {
+        for _ in 0..2 * TRIAL_WINDOWS {
             record(&mut count, 10_000.0, u64::MAX);
         }
         count.refuse(20);
@@ -554,10 +572,39 @@ mod tests {
     }
 
     #[test]
+    fn number_does_not_double_because_the_server_warms_up() {
+        let mut count = ConnectionCount::auto(64);
+        for window in 0..30 {
+            // The rate rises for a second, whatever the number of connections.
+            let rate = f64::from(window + 5).min(15.0) * 1_000.0;
+            record(&mut count, rate, 1_000_000);
+            assert!(window > 12 || count.wanted() == FIRST, "window {window}");
+        }
+        let mut most = 0;
+        for _ in 0..20 {
+            record(&mut count, 15_000.0, 1_000_000);
+            most = most.max(count.wanted());
+        }
+        assert!(most < 2 * FIRST, "{most}");
+        assert!(count.wanted() <= FIRST);
+    }
+
+    #[test]
+    fn number_doubles_at_last_when_the_rate_of_the_source_never_settles() {
+        let mut count = ConnectionCount::auto(64);
+        for window in 0..MAX_FIRST_WINDOWS {
+            assert_eq!(count.wanted(), FIRST, "window {window}");
+            let rate = 1_000.0 * 1.1_f64.powi(i32::try_from(window).unwrap());
+            record(&mut count, rate, u64::MAX);
+        }
+        assert_eq!(count.wanted(), 2 * FIRST);
+    }
+
+    #[test]
     fn number_stays_when_the_rest_of_the_run_cannot_repay_a_trial() {
         let after = |rest| {
             let mut count = ConnectionCount::auto(64);
-            for _ in 0..TRIAL_WINDOWS {
+            for _ in 0..2 * TRIAL_WINDOWS {
                 record(&mut count, 10_000.0, rest);
             }
             count.wanted()
@@ -577,7 +624,7 @@ mod tests {
         };
         let after = |window: EndedWindow, rest| {
             let mut count = ConnectionCount::auto(64);
-            for _ in 0..TRIAL_WINDOWS {
+            for _ in 0..2 * TRIAL_WINDOWS {
                 record(&mut count, 10_000.0, 100_000);
             }
             count.record(window, 100_000);
