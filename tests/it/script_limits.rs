@@ -409,9 +409,9 @@ fn compiling_is_bounded_in_time_and_memory() {
 
 #[test]
 fn page_of_millions_of_tokens_stays_below_256_mib() {
-    let source = Source::responding([Response::tokens((0..3_000_000).map(|_| "a"))]);
-    let script = "let page = fetch_once(3_000_000); for token in page { break; }";
-    let command = database_command(3_000_000, script, &source, &Database::standard())
+    let source = Source::responding([Response::tokens((0..2_000_000).map(|_| "a"))]);
+    let script = "let page = fetch_once(2_000_000); for token in page { break; }";
+    let command = database_command(2_000_000, script, &source, &Database::standard())
         .file("c.yaml", "source: {max_body: 64MiB}")
         .args(["--config", "c.yaml"]);
     let (run, peak) = command.spawn().wait_with_peak_memory();
