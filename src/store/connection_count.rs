@@ -2,11 +2,13 @@
 //!
 //! A server commits several transactions with one sync of its log, so more connections store more
 //! tokens, up to a number that depends on the server and on who else uses it. The number is tried
-//! out: once the rate of the first number is steady, it doubles as long as the rate clearly rises. Later a smaller and a larger number are tried from time
-//! to time. To open a connection takes processor time from the INSERTs, so a number is tried only if the
-//! rest of the run can gain more than the trial costs.
+//! out: once the rate of the first number is steady, it doubles as long as the rate clearly rises. Later a
+//! smaller and a larger number are tried from time to time. Opening a connection takes processor time from
+//! the INSERTs, so a number is tried only if the rest of the run can gain more than the trial costs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::store::rate_window::EndedWindow;
 
 /// The connections that a run starts with, if it has enough tokens.
 const FIRST: usize = 16;
@@ -38,93 +40,10 @@ const CONTENDED: f64 = 0.5;
 const CONTENDED_WINDOWS: u32 = 5;
 /// The number of windows before the next trial: at first, and at most.
 const PAUSE: (u32, u32) = (8, 160);
-/// The length of a window.
-const WINDOW: Duration = Duration::from_millis(100);
 /// What opening a connection costs until it is measured, as time of the whole store.
 const OPENING_COST: Duration = Duration::from_millis(3);
 /// The weight of the last opening in the measured cost.
 const OPENING_WEIGHT: f64 = 0.5;
-
-/// A window of time in which settled tokens are counted.
-#[derive(Debug)]
-pub(super) struct Window {
-    began: Instant,
-    /// The tokens that were settled before.
-    settled: u64,
-    /// The load at the beginning.
-    load: Load,
-}
-
-/// What the connections do at a moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Load {
-    /// True if all wanted connections work.
-    pub(super) all_work: bool,
-    /// True if more tokens wait for them.
-    pub(super) tokens_wait: bool,
-}
-
-impl Load {
-    fn is_full(self) -> bool {
-        self.all_work && self.tokens_wait
-    }
-}
-
-impl Window {
-    /// Begins the first window, which does not count.
-    pub(super) fn begin(now: Instant, settled: u64) -> Self {
-        Self {
-            began: now,
-            settled,
-            load: Load::default(),
-        }
-    }
-
-    /// Returns when the window ends.
-    pub(super) fn end(&self) -> Instant {
-        self.began + WINDOW
-    }
-
-    /// Ends the window and begins the next one.
-    pub(super) fn next(&mut self, now: Instant, settled: u64, load: Load) -> EndedWindow {
-        let ended = EndedWindow {
-            seconds: now.saturating_duration_since(self.began).as_secs_f64(),
-            #[allow(clippy::cast_precision_loss, reason = "a count of tokens")]
-            settled: (settled - self.settled) as f64,
-            counts: load.is_full() && self.load.is_full(),
-            tokens_wait: load.tokens_wait,
-        };
-        *self = Self {
-            began: now,
-            settled,
-            load,
-        };
-        ended
-    }
-
-    /// Makes the current window one that does not count.
-    pub(super) fn discard(&mut self) {
-        self.load = Load::default();
-    }
-}
-
-/// The tokens settled in a window.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct EndedWindow {
-    seconds: f64,
-    settled: f64,
-    /// True if all connections worked in the whole window, and tokens waited.
-    counts: bool,
-    /// True if tokens waited at its end.
-    tokens_wait: bool,
-}
-
-impl EndedWindow {
-    /// Returns the tokens settled per second; `None` for a window of no length.
-    fn rate(&self) -> Option<f64> {
-        (self.seconds > 0.0).then(|| self.settled / self.seconds)
-    }
-}
 
 /// What is known about the server when a run starts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,7 +92,7 @@ struct Search {
     is_upwards: bool,
     /// The rates of the current trial's windows.
     trial: Vec<f64>,
-    /// The rates of the first number's windows; empty once it was doubled.
+    /// The rates of the first number's windows, until they are steady.
     first: Vec<f64>,
     /// The number of windows until the next trial, and after it.
     pause: u32,
@@ -193,6 +112,14 @@ struct Opening {
     opened: usize,
     /// The time that the INSERTs lost meanwhile, in seconds.
     lost: f64,
+}
+
+/// Returns how many tokens are to be settled when `settled` of the `expected` ones are.
+///
+/// A replay and a script may store more than was expected; the rest is then unknown and may be large.
+pub(super) fn rest_of(expected: u64, settled: u64) -> u64 {
+    let rest = expected.saturating_sub(settled);
+    if rest == 0 { u64::MAX } else { rest }
 }
 
 impl ConnectionCount {
@@ -320,7 +247,7 @@ impl Search {
             self.choose(self.best, rate);
         }
         self.rate += (rate - self.rate) * WEIGHT;
-        if self.is_doubling && self.first.len() < MAX_FIRST_WINDOWS {
+        if self.is_doubling && !self.is_steady() {
             self.first.push(rate);
         }
         if self.rate >= self.rate_per_connection * as_f64(self.best) * CONTENDED {
@@ -358,7 +285,7 @@ impl Search {
         self.best
     }
 
-    /// Returns true if the rate of the first number does not rise any more.
+    /// Returns true if the rate of the first number does not rise any more, or rises for too long.
     fn is_steady(&self) -> bool {
         let sum = |rates: &[f64]| rates.iter().sum::<f64>();
         let Some(start) = self.first.len().checked_sub(2 * TRIAL_WINDOWS) else {
@@ -455,15 +382,19 @@ mod tests {
         }
     }
 
-    /// Records a window that counts.
-    fn record(count: &mut ConnectionCount, rate: f64, rest: u64) {
-        let window = EndedWindow {
-            seconds: 0.1,
-            settled: rate / 10.0,
+    /// A window that counts, of this many seconds and tokens.
+    fn window(seconds: f64, settled: f64) -> EndedWindow {
+        EndedWindow {
+            seconds,
+            settled,
             counts: true,
             tokens_wait: true,
-        };
-        count.record(window, rest);
+        }
+    }
+
+    /// Records a window that counts.
+    fn record(count: &mut ConnectionCount, rate: f64, rest: u64) {
+        count.record(window(0.1, rate / 10.0), rest);
     }
 
     fn known(free: u32) -> FreeConnections {
@@ -601,6 +532,13 @@ mod tests {
     }
 
     #[test]
+    fn rest_is_unknown_when_more_is_stored_than_was_expected() {
+        assert_eq!(rest_of(100, 40), 60);
+        assert_eq!(rest_of(100, 100), u64::MAX);
+        assert_eq!(rest_of(5, 1_000), u64::MAX);
+    }
+
+    #[test]
     fn number_stays_when_the_rest_of_the_run_cannot_repay_a_trial() {
         let after = |rest| {
             let mut count = ConnectionCount::auto(64);
@@ -617,17 +555,15 @@ mod tests {
     #[test]
     fn costly_connections_are_opened_only_in_longer_runs() {
         let opening = EndedWindow {
-            seconds: 1.0,
-            settled: 2_000.0,
             counts: false,
-            tokens_wait: true,
+            ..window(1.0, 2_000.0)
         };
-        let after = |window: EndedWindow, rest| {
+        let after = |opening: EndedWindow, rest| {
             let mut count = ConnectionCount::auto(64);
             for _ in 0..2 * TRIAL_WINDOWS {
                 record(&mut count, 10_000.0, 100_000);
             }
-            count.record(window, 100_000);
+            count.record(opening, 100_000);
             record(&mut count, 13_000.0, rest);
             count.wanted()
         };
@@ -643,36 +579,5 @@ mod tests {
             64,
             "the source was slow, not the server"
         );
-    }
-
-    #[test]
-    fn window_counts_only_if_tokens_waited_at_both_ends() {
-        let began = Instant::now();
-        let mut window = Window::begin(began, 0);
-        let at = |tenths: u64| began + Duration::from_millis(100 * tenths);
-        let full = Load {
-            all_work: true,
-            tokens_wait: true,
-        };
-        let mut next = |tenths, settled, load| {
-            let ended = window.next(at(tenths), settled, load);
-            ended.rate().filter(|_| ended.counts)
-        };
-        assert_eq!(next(1, 10, full), None);
-        assert_eq!(next(2, 110, full), Some(1000.0));
-        let starved = Load {
-            tokens_wait: false,
-            ..full
-        };
-        assert_eq!(next(3, 200, starved), None);
-        assert_eq!(next(4, 300, full), None);
-        let connecting = Load {
-            all_work: false,
-            ..full
-        };
-        assert_eq!(next(5, 400, connecting), None);
-        assert_eq!(next(6, 500, full), None);
-        window.discard();
-        assert!(!window.next(at(7), 600, full).counts);
     }
 }

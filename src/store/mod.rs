@@ -21,6 +21,7 @@ mod page_spans;
 mod pool;
 pub mod postgres;
 mod queue;
+mod rate_window;
 pub mod receipts;
 mod replies;
 mod shared;

@@ -17,10 +17,11 @@ use crate::pipeline::backoff::Backoff;
 use crate::pipeline::token::{Detail, Status};
 use crate::runtime;
 use crate::store::connection::Database;
-use crate::store::connection_count::{ConnectionCount, Load, Window};
+use crate::store::connection_count::{ConnectionCount, rest_of};
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
+use crate::store::rate_window::{Load, RateWindow};
 use crate::store::receipts::{EarlierReceipts, ProcessStart};
 use crate::store::shared::{WriterCounts, WriterShared};
 use crate::store::writer::{self, CloseReason, WriterStart};
@@ -167,7 +168,7 @@ async fn supervise<D: Database>(
     let mut orphans = SharedOrphans::default();
     let mut count = shared.database.connection_count();
     shared.writers.set_wanted(count.wanted());
-    let mut window = Window::begin(clock.now(), shared.writers.replies());
+    let mut window = RateWindow::begin(clock.now(), shared.writers.replies());
     writers.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // Connects ahead: to a distant server that takes as long as the source's first reply.
     grow(
@@ -190,7 +191,7 @@ async fn supervise<D: Database>(
                 };
                 let settled = shared.writers.replies();
                 let ended = window.next(clock.now(), settled, load);
-                let rest = expected.saturating_sub(settled);
+                let rest = rest_of(expected, settled);
                 if choose(&mut count, &shared.writers, |count| count.record(ended, rest)) {
                     window.discard();
                 }

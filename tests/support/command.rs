@@ -18,7 +18,7 @@ use super::source::Source;
 use super::time_limit;
 
 /// The time after which a process is killed and the test fails.
-const LIMIT: Duration = Duration::from_mins(2);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// The binary under test.
 pub fn binary() -> &'static Path {
