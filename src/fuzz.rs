@@ -77,6 +77,7 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
         vars: serde_json::Map::new(),
         max_operations: MAX_OPERATIONS,
         max_memory: config::ScriptLimits::default().max_memory,
+        shared_memory: None,
     };
     for failure in Script::lint_text("fuzz.rhai", text, None, &settings).errors {
         shown(&failure);

@@ -1,11 +1,17 @@
 //! The entry point: hardens the process, runs the command, prints its outcome, and exits.
 
+use std::alloc::System;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
+use alloc_metrics::MetricAlloc;
 use token_service::{Env, hardening, run, termination_log};
+
+/// Counts what each thread allocates: the scripts of a service have a limit each.
+#[global_allocator]
+static ALLOCATOR: MetricAlloc<System> = MetricAlloc::new(System);
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));

@@ -134,7 +134,11 @@ fn run_calls(
 ) -> Result<u64> {
     let mut outcomes = {
         let _guard = runtime.enter();
-        store.store(fetcher.stream(size, fetcher.plan()))
+        store.store(
+            fetcher.stream(size, fetcher.plan()),
+            &Shutdown::new(),
+            &Tracer::default(),
+        )
     };
     loop {
         let batch = if let Some(batch) = outcomes.try_next() {
@@ -160,6 +164,7 @@ fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
         vars: serde_json::Map::new(),
         max_operations: 0,
         max_memory: ScriptLimits::default().max_memory,
+        shared_memory: None,
     };
     let script = if variant == PipelineVariant::LoopScript {
         Script::from_text("loop.rhai", LOOP_SCRIPT, &settings)
@@ -204,6 +209,7 @@ fn demo_store() -> StoreOptions {
         dry_run: false,
         statement_timeout: Duration::from_secs(30),
         patience: Duration::from_secs(30),
+        idle_limit: None,
         session: String::new(),
         tracer: Tracer::default(),
         expected: 0,

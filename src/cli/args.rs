@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::cli::options::{
-    FETCH_CONCURRENCY, INPUT, MAX_REQUESTS, NO_TOP_UP, RATE, RECEIPTS, REPEAT_REQUESTS, RETRIES,
-    ROWS,
+    FETCH_CONCURRENCY, INPUT, LISTEN, MAX_REQUESTS, NO_TOP_UP, RATE, RECEIPTS, REPEAT_REQUESTS,
+    RETRIES, ROWS,
 };
 use crate::cli::table::{Row, Shape, on};
 use crate::cli::value::{self, RunId};
@@ -26,6 +26,9 @@ pub type RunArgs = OptionArgs<{ on::RUN }>;
 pub type DemoArgs = OptionArgs<{ on::DEMO }>;
 /// The arguments of `demo-source`.
 pub type DemoSourceArgs = OptionArgs<{ on::DEMO_SOURCE }>;
+
+/// The arguments of `serve`.
+pub type ServeArgs = OptionArgs<{ on::SERVE }>;
 
 /// The options that a command line gives, with their values as typed.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +50,10 @@ impl Given {
 const RECEIPTS_TABLE_HELP: &str =
     "The table of the receipts [default: token_receipts] [env: TOKEN_SERVICE_RECEIPTS]";
 
+/// The help of `--listen` in `serve`.
+const LISTEN_HELP: &str = "The address and port to listen on; other than loopback it needs TOKEN_SERVICE_SERVE_TOKEN or --no-auth \
+     [default: 127.0.0.1:8080, or 0.0.0.0:$PORT if PORT is set] [env: TOKEN_SERVICE_LISTEN]";
+
 fn rows_of(command: u16) -> impl Iterator<Item = &'static Row> {
     ROWS.iter().filter(move |row| row.on & command != 0)
 }
@@ -62,6 +69,7 @@ impl<const COMMAND: u16> Args for OptionArgs<COMMAND> {
             &REPEAT_REQUESTS.row,
         ];
         command.args(rows_of(COMMAND).map(|row| match row.id {
+            id if id == LISTEN.row.id && COMMAND == on::SERVE => row.to_arg().help(LISTEN_HELP),
             id if id == INPUT.row.id => {
                 row.to_arg().conflicts_with_all(of_source.map(|row| row.id))
             }

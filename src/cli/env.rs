@@ -13,11 +13,12 @@ use crate::error::{Error, usage};
 use crate::runtime::proxy::ProxyVariables;
 use crate::runtime::secret::{self, Secret, SecretFileError};
 
-/// The variables that hold a secret; the first three also exist with the suffix `_FILE`.
-const SECRETS: [&str; 6] = [
+/// The variables that hold a secret; the first four also exist with the suffix `_FILE`.
+const SECRETS: [&str; 7] = [
     "DB_PASS",
     "DATABASE_URL",
     "TOKEN_SERVICE_SOURCE_AUTHORIZATION",
+    "TOKEN_SERVICE_SERVE_TOKEN",
     "OTEL_EXPORTER_OTLP_HEADERS",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
     "OTEL_EXPORTER_OTLP_METRICS_HEADERS",

@@ -48,6 +48,7 @@ pub(crate) const RUN: [HelpSection; 3] = [
                 "token_service test",
                 "run the pipeline tests of this folder",
             ),
+            ("token_service serve", "run the pipeline as an HTTP service"),
         ],
     },
     HelpSection {
@@ -248,6 +249,21 @@ pub(crate) fn of_command(name: &str) -> Option<String> {
                 "write an HTML report",
             )],
             CODES,
+        ),
+        "serve" => (
+            &[
+                ("token_service serve", "listen on 127.0.0.1:8080"),
+                (
+                    "curl -N -X POST 'localhost:8080/v1/runs?size=5'",
+                    "start a run; its outcomes arrive line by line",
+                ),
+                (
+                    "token_service serve --listen 0.0.0.0:8080 --data runs",
+                    "for other hosts, with TOKEN_SERVICE_SERVE_TOKEN set; keep reports",
+                ),
+            ],
+            "SIGTERM and Ctrl-C refuse new runs, let running ones go on for half of --grace, and then stop them. \
+             Exit codes: 0 after a signal, 2 usage or configuration, 3 the script does not compile.",
         ),
         "completions" => (
             &[(

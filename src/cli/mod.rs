@@ -22,8 +22,9 @@ use crate::error::Error;
 use crate::observe::logging::LineFormat;
 
 /// The names of the commands, for suggestions.
-pub(crate) const COMMANDS: [&str; 12] = [
+pub(crate) const COMMANDS: [&str; 13] = [
     "demo",
+    "serve",
     "replay",
     "merge",
     "check",
@@ -61,6 +62,10 @@ pub enum Command {
     /// The same run with nothing to set up: a built-in token source that delivers short, and an SQLite
     /// database with the same table. It leaves nothing behind.
     Demo(DemoArgs),
+    /// Run the pipeline as an HTTP service
+    ///
+    /// `POST /v1/runs?size=N` starts a run and streams its report. /openapi.json describes the requests.
+    Serve(ServeArgs),
     /// Settle what an earlier run left in a journal or an ndjson report
     ///
     /// Stores the tokens that are safe to store again, looks up those in doubt, and reports every token

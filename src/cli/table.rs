@@ -28,17 +28,21 @@ pub mod on {
     pub const AUDIT: u16 = 1 << 8;
     /// `token_service receipts prune`.
     pub const PRUNE: u16 = 1 << 9;
+    /// `token_service serve`.
+    pub const SERVE: u16 = 1 << 10;
 
     /// Both kinds of a run.
     pub const RUNS: u16 = RUN | DEMO;
-    /// Commands that settle tokens.
+    /// Commands that settle tokens of one run.
     pub const SETTLES: u16 = RUNS | REPLAY;
+    /// Commands that start runs on the configured source.
+    pub const STARTS: u16 = RUNS | SERVE;
     /// Commands that write reports.
     pub const REPORTS: u16 = SETTLES | MERGE;
     /// Commands about receipts that a run has written.
     pub const RECEIPTS: u16 = AUDIT | PRUNE;
     /// Commands that read the configuration.
-    pub const CONFIGURED: u16 = REPORTS | CHECK | SCHEMA | RECEIPTS;
+    pub const CONFIGURED: u16 = REPORTS | CHECK | SCHEMA | RECEIPTS | SERVE;
 }
 
 /// Returns the name of a command among [`on`], as typed.
@@ -52,6 +56,7 @@ pub(crate) fn command_name(command: u16) -> Option<&'static str> {
         on::SCHEMA => "schema",
         on::AUDIT => "audit",
         on::PRUNE => "receipts prune",
+        on::SERVE => "serve",
         _ => return None,
     })
 }

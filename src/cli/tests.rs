@@ -281,6 +281,7 @@ fn help_names_options_variables_and_exit_codes() {
 
     Commands:
       demo         Run with a built-in source and an embedded database
+      serve        Run the pipeline as an HTTP service
       replay       Settle what an earlier run left in a journal or an ndjson report
       merge        Join the ndjson reports of several runs or shards into one report
       check        Check scripts and the configuration without running them
@@ -442,6 +443,7 @@ fn help_names_options_variables_and_exit_codes() {
       token_service check mine.rhai                  check a script without running it
       token_service check --connect                  check whether source and database can be used
       token_service test                             run the pipeline tests of this folder
+      token_service serve                            run the pipeline as an HTTP service
 
     Source and database, set by the environment or by the file of --config:
       TOKEN_HOST                                 the token source's URL; https:// if it names no scheme
@@ -473,6 +475,7 @@ fn help_names_options_variables_and_exit_codes() {
 
     Commands:
       demo         Run with a built-in source and an embedded database
+      serve        Run the pipeline as an HTTP service
       replay       Settle what an earlier run left in a journal or an ndjson report
       merge        Join the ndjson reports of several runs or shards into one report
       check        Check scripts and the configuration without running them

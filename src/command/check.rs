@@ -44,6 +44,7 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
         vars: checked.vars,
         max_operations: checked.script_limits.max_operations,
         max_memory: checked.script_limits.max_memory,
+        shared_memory: None,
     };
     let mut report = CheckReport {
         lines: String::new(),

@@ -11,7 +11,7 @@ use roff::{Roff, bold, roman};
 
 use crate::cli::help::RUN;
 use crate::cli::options::{ROWS, row_of_flag};
-use crate::cli::table::{Row, Shape, Unset, command_name};
+use crate::cli::table::{Row, Shape, Unset, command_name, on};
 use crate::cli::{COMMANDS, command};
 use crate::config::keys::all_rows;
 use crate::error::suggest::nearest;
@@ -106,8 +106,7 @@ pub fn options_table() -> String {
     );
     for row in ROWS {
         let usage = row.usage();
-        let of_command = command_name(row.on).map(|name| format!(" of `{name}`"));
-        let of_command = of_command.unwrap_or_default();
+        let of_command = of_commands(row.on);
         let variable = row.variable_name().unwrap_or_default();
         let key = match row.key {
             "" => String::new(),
@@ -121,6 +120,22 @@ pub fn options_table() -> String {
         );
     }
     text
+}
+
+/// Returns the commands that take an option besides a run, unless a run takes it too.
+fn of_commands(commands: u16) -> String {
+    if commands & on::RUN != 0 {
+        return String::new();
+    }
+    let bits = (0..u16::BITS).map(|bit| commands & 1 << bit);
+    let names: Vec<String> = bits
+        .filter_map(command_name)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!(" of {}", names.join(" and ")),
+    }
 }
 
 /// Returns the table of the keys in a section of the configuration file, for docs/configuration.md.
@@ -150,6 +165,7 @@ fn kind_of(row: &Row) -> String {
         ("N", _) => "number".to_owned(),
         ("FILE" | "DIR", _) => "path".to_owned(),
         ("URL", _) => "URL".to_owned(),
+        ("ADDR", _) => "address".to_owned(),
         ("I/N", _) => "`I/N` or `/N`".to_owned(),
         (name, Shape::List) => format!("list of {}s", name.to_lowercase()),
         (name, _) if name.chars().all(char::is_uppercase) => name.to_lowercase(),

@@ -12,6 +12,7 @@ pub(crate) mod prune;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod serve;
 pub(crate) mod supervisor;
 pub(crate) mod test;
 
@@ -85,6 +86,12 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
         Some(Command::Demo(args)) => {
             let settings = config::load(Purpose::Demo, &args.0, env)?;
             start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
+        }
+        Some(Command::Serve(args)) => {
+            let settings = config::load_for_serve(args, env)?;
+            start_logging(settings.run.log, env);
+            serve::serve(settings, &mut Stdout).map_err(alone)?;
+            Ok(CommandOutcome::new(Exit::Completed, Vec::new()))
         }
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env)?;

@@ -2,6 +2,7 @@
 //!
 //! The script has its own thread. The current thread runs fetching and storing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, thread};
@@ -17,7 +18,7 @@ use crate::config::{RunSettings, ScriptSource as ScriptPath, SourceSettings};
 use crate::error::Error;
 use crate::error::exit::{Exit, RunTotals};
 use crate::fetch;
-use crate::fetch::http::HttpSource;
+use crate::fetch::http::{HttpEndpoint, HttpSource};
 use crate::fetch::{Fetcher, RequestSettings};
 use crate::journal::{Journal, JournalHeader};
 use crate::observe::otel::Tracer;
@@ -34,8 +35,49 @@ use crate::runtime::url::display_url;
 use crate::script::api::emit_files::Emitter;
 use crate::script::finish::{ScriptEnd, run_and_drain};
 use crate::script::host::{HostParts, ScriptHost};
-use crate::script::{self, Script};
-use crate::store::{self, Store};
+use crate::script::{self, Script, ScriptSettings};
+use crate::store::shared_store::SharedStore;
+use crate::store::{Store, StoreOptions};
+
+/// Opens the reports of a run.
+pub(crate) type OpenReports = Box<dyn FnOnce() -> Result<Reports, Error> + Send>;
+/// Gets the host of a run.
+pub(crate) type OnStart = Box<dyn FnOnce(&Arc<ScriptHost>) + Send>;
+
+/// What a run gets from its command: where its reports go, and what it shares with other runs.
+pub(crate) struct RunEnvironment {
+    /// Opens the reports once the run can start.
+    pub open_reports: OpenReports,
+    /// Gets the host before the script runs.
+    pub on_start: OnStart,
+    /// The source and the database of a service; `None` if the run has its own.
+    pub shared: Option<SharedResources>,
+    /// Shows the progress.
+    pub display: ProgressDisplay,
+}
+
+/// The source and the database that the runs of a service share.
+#[derive(Clone)]
+pub(crate) struct SharedResources {
+    /// The client of the source; `None` for a run with an input.
+    pub source: Option<Arc<HttpSource>>,
+    /// The database; `None` if each run has its own, because its receipts have its id.
+    pub store: Option<Arc<SharedStore>>,
+}
+
+impl RunEnvironment {
+    /// The environment of the only run of a process.
+    pub fn of_process(settings: &RunSettings, display: &ProgressDisplay) -> Self {
+        let (specs, color) = (settings.reports.clone(), settings.color);
+        let stdout = display.stdout();
+        Self {
+            open_reports: Box::new(move || Reports::open(&specs, color, stdout)),
+            on_start: Box::new(|_| {}),
+            shared: None,
+            display: display.clone(),
+        }
+    }
+}
 
 /// Runs the pipeline and returns its conclusion.
 pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
@@ -51,25 +93,24 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
             Err(error) => Err(error),
             Ok(_) if settings.size == 0 => empty_run(settings, &run_context, display),
             Ok(script) => {
-                pipeline(
-                    settings.clone(),
-                    script,
-                    shutdown,
-                    run_context,
-                    display.clone(),
-                )
-                .await
+                let environment = RunEnvironment::of_process(settings, display);
+                let settings = settings.clone();
+                pipeline(settings, script, shutdown, run_context, environment).await
             }
         },
     );
+    hide_built_in_script(settings, &mut conclusion);
+    conclusion
+}
+
+/// Removes places in the built-in script from the error: the user did not write it.
+pub(crate) fn hide_built_in_script(settings: &RunSettings, conclusion: &mut Conclusion) {
     if settings.script == ScriptPath::Default
         && let Some(error) = &mut conclusion.error
     {
-        // The user did not write the built-in script, so the place in it says nothing.
         error.location = None;
         error.frames.clear();
     }
-    conclusion
 }
 
 /// Concludes a run without tokens, because its shard or its input is empty.
@@ -103,7 +144,7 @@ fn empty_run(
 }
 
 /// Returns what a run uses, for its HTML page.
-fn inputs(settings: &RunSettings) -> Vec<(&'static str, String)> {
+pub(crate) fn inputs(settings: &RunSettings) -> Vec<(&'static str, String)> {
     let source = match &settings.source {
         SourceSettings::Http(endpoint) => display_url(&endpoint.url),
         SourceSettings::BuiltIn => String::from("built-in"),
@@ -133,16 +174,23 @@ pub(crate) fn load(settings: &RunSettings) -> Result<Script, Error> {
         ScriptPath::Default => None,
         ScriptPath::File(path) => Some(path.as_path()),
     };
-    let script = Script::load(
-        path,
-        &script::ScriptSettings {
-            size: settings.size,
-            vars: settings.vars.clone(),
-            max_operations: settings.script_limits.max_operations,
-            max_memory: settings.script_limits.max_memory,
-        },
-    )
-    .map_err(with_check_hint)?;
+    checked(Script::load(path, &script_settings(settings)))
+}
+
+/// Returns the values and limits of the script.
+pub(crate) fn script_settings(settings: &RunSettings) -> ScriptSettings {
+    ScriptSettings {
+        size: settings.size,
+        vars: settings.vars.clone(),
+        max_operations: settings.script_limits.max_operations,
+        max_memory: settings.script_limits.max_memory,
+        shared_memory: None,
+    }
+}
+
+/// Returns a compiled script without mistakes that are visible before it runs.
+pub(crate) fn checked(script: Result<Script, Error>) -> Result<Script, Error> {
+    let script = script.map_err(with_check_hint)?;
     match script.check().into_iter().next() {
         Some(error) => Err(with_check_hint(error)),
         None => Ok(script),
@@ -163,13 +211,19 @@ fn with_check_hint(error: Error) -> Error {
 }
 
 /// Opens source, database and reports, and runs the script.
-async fn pipeline(
+pub(crate) async fn pipeline(
     settings: RunSettings,
     script: Script,
     shutdown: Shutdown,
     run_context: RunContext,
-    display: ProgressDisplay,
+    environment: RunEnvironment,
 ) -> Result<Conclusion, Error> {
+    let RunEnvironment {
+        open_reports,
+        on_start,
+        shared,
+        display,
+    } = environment;
     let emitter = Emitter::new(settings.out_dir.clone(), settings.used_files.clone());
     emitter.check_folder()?;
     let deadline = settings
@@ -186,8 +240,11 @@ async fn pipeline(
     options.session = run_context.run_id.to_string();
     options.tracer = run_context.tracer.clone();
     let dry_run = options.dry_run;
-    let (table, column) = (options.table.to_string(), options.column.clone());
-    let source = open_source(&settings, &run_context.tracer).await?;
+    let shared_source = shared.as_ref().and_then(|shared| shared.source.as_ref());
+    let source = match shared_source {
+        Some(source) => Box::new(source.for_run(run_context.tracer.clone())),
+        None => open_source(&settings, &run_context.tracer).await?,
+    };
     let clock = Arc::clone(&run_context.clock);
     let limits = settings.limits.clone();
     let mut fetcher = Fetcher::new(source, limits, shutdown.clone(), clock, deadline);
@@ -200,7 +257,17 @@ async fn pipeline(
         Some(path) => EarlierJournal::read(path, &settings)?,
         None => None,
     };
-    let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
+    let shared_store = shared.and_then(|shared| shared.store);
+    let session = shared_store
+        .as_ref()
+        .map(|shared| shared.session().to_owned());
+    let store = match &shared_store {
+        Some(shared) => {
+            let get = async || shared.get().await;
+            wait_for_store(get, &shutdown, &run_context, settings.wait).await?
+        }
+        None => Arc::new(open_store(options, &shutdown, &run_context, settings.wait).await?),
+    };
     let script_request = if settings.run_id.is_some() {
         let begun = continuation::begin(&store, &mut fetcher, earlier_journal.as_ref(), &settings);
         tokio::select! {
@@ -212,22 +279,17 @@ async fn pipeline(
         0
     };
     // Opened last, so that a run that cannot start leaves no empty reports.
-    let reports = Reports::open(&settings.reports, settings.color, display.stdout());
-    let mut reports = reports.map_err(unwritable)?;
+    let mut reports = open_reports().map_err(unwritable)?;
     reports.mask = settings.mask;
     reports.dry_run = dry_run;
     reports.inputs = inputs;
     if let Some(path) = &settings.journal {
         let run_id = run_context.run_id.to_string();
-        let size = (!fetcher.is_open_ended()).then_some(settings.size);
-        let receipts = settings.store.receipts.as_ref();
-        let receipts = receipts.map(|receipts| (receipts.table.to_string(), receipts.shard));
         let journal = if let Some(mut earlier) = earlier_journal {
             earlier.resume(&run_id)
         } else {
-            let header = JournalHeader::new(run_id, store.horizon(), table, column);
-            let header = header.with_requested(size).with_receipts(receipts);
-            Journal::begin(path, &header)
+            let size = (!fetcher.is_open_ended()).then_some(settings.size);
+            begin_journal(path, run_id, size, &settings.store, &store, session).await
         };
         match journal {
             Ok(journal) => {
@@ -247,13 +309,39 @@ async fn pipeline(
         shutdown,
         size: settings.size,
         fetcher: Arc::new(fetcher),
-        store: Arc::new(store),
+        store,
         ledger,
         fail_on: settings.fail_on,
         emitter: emitter.into(),
         environment: settings.env,
     };
-    run_script(script, parts, run_context, &display).await
+    let host = ScriptHost::new(parts);
+    on_start(&host);
+    run_script(script, host, run_context, &display).await
+}
+
+/// Begins the journal of a run; `session` names the connections if other runs share them.
+async fn begin_journal(
+    path: &Path,
+    run_id: String,
+    size: Option<u64>,
+    options: &StoreOptions,
+    store: &Store,
+    session: Option<String>,
+) -> Result<Journal, Error> {
+    let horizon = match &session {
+        // Other runs used the connections before.
+        Some(_) => store.current_horizon().await?,
+        None => store.horizon(),
+    };
+    let receipts = options.receipts.as_ref();
+    let receipts = receipts.map(|receipts| (receipts.table.to_string(), receipts.shard));
+    let (table, column) = (options.table.to_string(), options.column.clone());
+    let header = JournalHeader::new(run_id, horizon, table, column)
+        .with_requested(size)
+        .with_receipts(receipts)
+        .with_session(session);
+    Journal::begin(path, &header)
 }
 
 /// Returns how requests are sent. A run that another process can continue without a journal sends one at a
@@ -278,12 +366,11 @@ pub(crate) fn ledger(reports: Reports, store: &Store, script_request: u64) -> Le
 /// Runs the script, closes the store and returns the conclusion.
 pub(crate) async fn run_script(
     script: Script,
-    parts: HostParts,
+    host: Arc<ScriptHost>,
     run_context: RunContext,
     display: &ProgressDisplay,
 ) -> Result<Conclusion, Error> {
-    let store = Arc::clone(&parts.store);
-    let host = ScriptHost::new(parts);
+    let store = Arc::clone(host.store_of_run());
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
     // A weak reference, so that the host is dropped with its script.
     let weak_host = Arc::downgrade(&host);
@@ -295,6 +382,7 @@ pub(crate) async fn run_script(
         () = display.follow(total, numbers, waits) => future::pending().await,
     };
     let finished = finished?;
+    // Other runs may use it too.
     if let Some(store) = Arc::into_inner(store) {
         store.close().await;
     }
@@ -303,11 +391,23 @@ pub(crate) async fn run_script(
 
 /// Opens the database, and retries for `wait` after the start of the run.
 pub(crate) async fn open_store(
-    options: store::StoreOptions,
+    options: StoreOptions,
     shutdown: &Shutdown,
     run_context: &RunContext,
     wait: Duration,
 ) -> Result<Store, Error> {
+    let clock = &run_context.clock;
+    let open = async || Store::open(options.clone(), shutdown.clone(), Arc::clone(clock)).await;
+    wait_for_store(open, shutdown, run_context, wait).await
+}
+
+/// Calls `open` until it succeeds, for `wait` after the start of the run.
+async fn wait_for_store<S>(
+    open: impl AsyncFn() -> Result<S, Error>,
+    shutdown: &Shutdown,
+    run_context: &RunContext,
+    wait: Duration,
+) -> Result<S, Error> {
     let clock = &run_context.clock;
     let mut failures = 0;
     loop {
@@ -315,7 +415,7 @@ pub(crate) async fn open_store(
             // First: the store also stops on shutdown, but its error does not name the signal.
             biased;
             () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
-            store = Store::open(options.clone(), shutdown.clone(), Arc::clone(clock)) => match store {
+            store = open() => match store {
                 Ok(store) => return Ok(store),
                 Err(error) => error,
             },
@@ -331,6 +431,19 @@ pub(crate) async fn open_store(
             () = clock.sleep(pause) => {}
         }
     }
+}
+
+/// Creates the client of a source.
+pub(crate) fn http_source(
+    settings: &RunSettings,
+    endpoint: &HttpEndpoint,
+    header: Option<&str>,
+) -> Result<HttpSource, Error> {
+    let mut http = HttpSource::new(endpoint, &settings.limits)?;
+    if let Some(name) = header {
+        http.set_idempotency_header(name)?;
+    }
+    Ok(http)
 }
 
 /// Opens the source of a run.
@@ -353,12 +466,8 @@ pub(crate) async fn open_source(
             return Err(Error::new(Exit::Usage, "no token source is configured"));
         }
     };
-    let mut http = HttpSource::new(endpoint, &settings.limits)?;
-    http.set_tracer(tracer.clone());
-    if let Some(name) = header {
-        http.set_idempotency_header(name)?;
-    }
-    Ok(Box::new(http))
+    let http = http_source(settings, endpoint, header)?;
+    Ok(Box::new(http.for_run(tracer.clone())))
 }
 
 async fn on_script_thread(
@@ -370,12 +479,14 @@ async fn on_script_thread(
     let busy = run_context.clock.busy();
     // The thread logs to the dispatcher of its run.
     let log = dispatcher::get_default(Dispatch::clone);
+    let span = tracing::Span::current();
     thread::Builder::new()
         .name("script".to_owned())
         .stack_size(script::STACK_SIZE)
         .spawn(move || {
             busy.begin();
             let finished = dispatcher::with_default(&log, || {
+                let _in_span = span.enter();
                 let ended = run_and_drain(&mut script, &host);
                 conclude(&host, ended, &run_context)
             });

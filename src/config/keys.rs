@@ -7,13 +7,14 @@ use std::time::Duration;
 use url::Url;
 
 use crate::cli::options::{self, path};
-use crate::cli::table::Shape::{Text, Texts, Tree};
+use crate::cli::table::Shape::{Switch, Text, Texts, Tree};
 use crate::cli::table::Unset::{Described, Value};
 use crate::cli::table::Variable::Named;
 use crate::cli::table::on::CASE;
 use crate::cli::table::{Row, options, setting};
 use crate::cli::value::{self, ParseResult};
 use crate::pipeline::identifier::TableName;
+use crate::report::mask::Mask;
 use crate::store::postgres::{RequireAuth, SslMode, SslNegotiation, TargetSession};
 
 options! {
@@ -148,6 +149,16 @@ options! {
     /// The prefix of variables that `env::get` may read
     ENV_PREFIX: String = not_empty,
         Row { unset: Value("TOKEN_"), on: CASE, ..setting("script.env_prefix", "text") };
+
+    /// How the reports of a service show tokens, as --mask
+    SERVE_MASK: Mask = value::mask,
+        Row {
+            values: &["none", "prefix", "sha256"], unset: Described("as `run.mask`"),
+            ..setting("serve.mask", "")
+        };
+    /// True if the processor is always allocated on Cloud Run, so that a run may go on after its answer
+    CPU_ALWAYS: bool = value::switch,
+        Row { shape: Switch, ..setting("serve.cpu_always", "") };
 
     /// The largest SIZE that is accepted
     MAX_TOKENS: u64 = value::positive,

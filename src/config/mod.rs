@@ -13,6 +13,7 @@ mod otel;
 mod output;
 mod path_conflicts;
 mod receipts;
+mod serve;
 mod settings;
 pub mod shard;
 mod size;
@@ -29,10 +30,11 @@ use std::path::PathBuf;
 pub use crate::config::check::load_for_check;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
 pub use crate::config::receipts::{load_for_audit, load_for_prune, load_for_schema};
+pub use crate::config::serve::load_for_serve;
 pub use crate::config::settings::{
     AuditSettings, AuditedFile, CheckSettings, FileKind, MergeSettings, MetricsSettings,
     ProbeTargets, PruneSettings, RunSettings, SchemaSettings, ScriptLimits, ScriptSource,
-    SourceSettings,
+    ServeSettings, SourceSettings,
 };
 
 use secrecy::SecretString;
@@ -66,6 +68,8 @@ use crate::store::{self, DatabaseTarget};
 const CLOUD_RUN_EXECUTION: &str = "CLOUD_RUN_EXECUTION";
 /// The variable that sets the source's `Authorization` header.
 const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
+/// The variable of the token that clients of a service send; it also exists with the suffix `_FILE`.
+const SERVE_TOKEN: &str = "TOKEN_SERVICE_SERVE_TOKEN";
 
 /// The purpose of a run, which selects source and database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,9 @@ pub enum Purpose {
     Replay,
     /// The built-in source and database; `TOKEN_HOST`, `DB_*` and the like are ignored.
     Demo,
+    /// The configured source and database, for the runs of a service. Each run gets its size, its
+    /// reports and its journal from the request.
+    Serve,
 }
 
 /// Returns the settings of a run, or all errors of the configuration, which have exit code 2.
@@ -101,11 +108,18 @@ impl Layers<'_> {
     /// Resolves all settings; `replayed` are the files that a replay reads. A setting with an error has
     /// its default until all errors are known.
     fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Error>> {
+        let settings = self.run_settings(purpose, replayed);
+        self.finish(settings)
+    }
+
+    /// As [`Self::resolve`], without the errors.
+    fn run_settings(&self, purpose: Purpose, replayed: &[PathBuf]) -> RunSettings {
         let (limits, requests) = (self.limits(), self.requests());
         let size = match purpose {
             // A replay covers all tokens of its file.
             Purpose::Replay => RunSize::default(),
             Purpose::Run | Purpose::Demo => self.collect(self.run_size(limits.max_token)),
+            Purpose::Serve => RunSize::of_one_run(self.collect(self.size())),
         };
         let source = match (purpose, size.input) {
             (Purpose::Replay, _) => {
@@ -116,14 +130,14 @@ impl Layers<'_> {
             }
             (_, Some(input)) => SourceSettings::Input(input),
             (Purpose::Demo, None) => SourceSettings::BuiltIn,
-            (Purpose::Run, None) => {
+            (Purpose::Run | Purpose::Serve, None) => {
                 let endpoint = self.endpoint();
                 endpoint.map_or(SourceSettings::Nothing, SourceSettings::Http)
             }
         };
         let target = match purpose {
             Purpose::Demo => Some(DatabaseTarget::Demo),
-            Purpose::Run | Purpose::Replay => self.database(),
+            Purpose::Run | Purpose::Replay | Purpose::Serve => self.database(),
         };
         // With another error, source or database may be missing because of it.
         if self.count_errors() == 0 {
@@ -149,7 +163,7 @@ impl Layers<'_> {
         }
         let run_id = match purpose {
             Purpose::Run => self.run_id(store.receipts.is_some() && !store.dry_run),
-            Purpose::Replay | Purpose::Demo => None,
+            Purpose::Replay | Purpose::Demo | Purpose::Serve => None,
         };
         if run_id.is_some() && store.receipts.is_none() {
             let error = usage("--run-id needs receipts, by which a run is continued");
@@ -157,29 +171,33 @@ impl Layers<'_> {
                 "set --receipts TABLE or database.receipts; `token_service schema` prints the table",
             ));
         }
-        if store.dry_run {
-            if run_id.is_some() {
-                let error = usage("--run-id cannot be combined with --dry-run");
-                self.fail(error.hint("a dry run stores nothing, so it writes no receipts either"));
-            }
-            store.receipts = None;
-        }
-        let used_files = self.check_path_conflicts(replayed, Some(&store.target));
-        let settings = RunSettings {
+        self.check_dry_run(&mut store, run_id);
+        // The runs of a service write no files that the configuration names.
+        let writes_files = purpose != Purpose::Serve;
+        let used_files = if writes_files {
+            self.check_path_conflicts(replayed, Some(&store.target))
+        } else {
+            Vec::new()
+        };
+        RunSettings {
             size: size.size,
             run_id,
             shard: match purpose {
-                Purpose::Replay => Shard::default(),
+                Purpose::Replay | Purpose::Serve => Shard::default(),
                 Purpose::Run | Purpose::Demo => self.collect(self.shard()),
             },
             source,
             limits,
             requests,
             store,
-            reports: self.reports(),
+            reports: if writes_files {
+                self.reports()
+            } else {
+                Vec::new()
+            },
             fail_on: self.fail_on(),
             mask: self.value(&MASK),
-            metrics: self.metrics(),
+            metrics: self.metrics().filter(|_| writes_files),
             telemetry: otel::settings(self.env),
             progress: self.value(&PROGRESS),
             color: self.env.allows_color(),
@@ -192,12 +210,23 @@ impl Layers<'_> {
             deadline: self.get(&DEADLINE),
             grace: self.value(&GRACE),
             wait: self.value(&WAIT),
-            journal: self.journal(),
-            out_dir: self.get(&OUT_DIR),
+            journal: self.journal().filter(|_| writes_files),
+            out_dir: self.get(&OUT_DIR).filter(|_| writes_files),
             used_files,
             log: self.log(),
-        };
-        self.finish(settings)
+        }
+    }
+
+    /// Leaves receipts out of a dry run.
+    fn check_dry_run(&self, store: &mut store::StoreOptions, run_id: Option<Uuid>) {
+        if !store.dry_run {
+            return;
+        }
+        if run_id.is_some() {
+            let error = usage("--run-id cannot be combined with --dry-run");
+            self.fail(error.hint("a dry run stores nothing, so it writes no receipts either"));
+        }
+        store.receipts = None;
     }
 
     fn store(&self, target: DatabaseTarget) -> store::StoreOptions {
@@ -224,6 +253,7 @@ impl Layers<'_> {
             dry_run: self.value(&DRY_RUN),
             statement_timeout: self.value(&STATEMENT_TIMEOUT),
             patience: self.value(&PATIENCE),
+            idle_limit: None,
             session: String::new(),
             tracer: Tracer::default(),
             expected: 0,

@@ -1,6 +1,7 @@
 //! The validated settings of the commands, whatever layer of the configuration set them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::pipeline::identifier::TableName;
 use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
+use crate::runtime::secret::Secret;
 use crate::store;
 use crate::store::receipts::ddl::ReceiptsDdl;
 use crate::store::receipts::prune::PruneSelection;
@@ -137,6 +139,29 @@ impl RunSettings {
         let shard = u32::try_from(self.shard.index()).unwrap_or(u32::MAX);
         self.store.receipts.as_ref().map(|_| shard)
     }
+}
+
+/// The validated settings of `serve`.
+#[derive(Clone, Debug)]
+pub struct ServeSettings {
+    /// The settings of each run. The request sets its size, its input and its reports.
+    pub run: RunSettings,
+    /// The largest SIZE that is accepted.
+    pub max_tokens: Option<u64>,
+    /// The address for requests.
+    pub listen: SocketAddr,
+    /// The address for metrics and health without a token.
+    pub admin_listen: Option<SocketAddr>,
+    /// Maximum number of runs at a time.
+    pub max_runs: usize,
+    /// Maximum number of runs that wait for their turn.
+    pub queue: usize,
+    /// The folder that keeps reports and journals.
+    pub data: Option<PathBuf>,
+    /// The token that clients send; `None` if no client has to authenticate.
+    pub token: Option<Secret>,
+    /// False if the platform takes the processor away after an answer.
+    pub may_run_after_answer: bool,
 }
 
 /// The validated settings of `merge`.

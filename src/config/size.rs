@@ -25,6 +25,17 @@ pub(super) struct RunSize {
     pub shards: u64,
 }
 
+impl RunSize {
+    /// Returns the size of a run that is no shard and has no input.
+    pub(super) fn of_one_run(size: u64) -> Self {
+        Self {
+            size,
+            input: None,
+            shards: 1,
+        }
+    }
+}
+
 impl Layers<'_> {
     /// Resolves the size, and opens the input; its tokens are at most `max_token` bytes long.
     pub(super) fn run_size(&self, max_token: usize) -> Result<RunSize, Error> {

@@ -2,8 +2,8 @@
 
 use crate::cli::env::Env;
 use crate::cli::table::Row;
-use crate::config::AUTHORIZATION;
 use crate::config::keys::all_rows;
+use crate::config::{AUTHORIZATION, SERVE_TOKEN};
 use crate::error::suggest::nearest;
 
 /// The prefix of the program's variables.
@@ -27,7 +27,14 @@ pub(super) fn setting_named(key: &str) -> Option<String> {
         let flag = row.flag.to_lowercase().replace('-', "_");
         flag == name || row.case_key().0 == name
     });
-    let row = rows.next().filter(|_| rows.next().is_none())?;
+    // Of two settings of this name, the one that is also a flag is the better known.
+    let row = match (rows.next()?, rows.next()) {
+        (row, None) => row,
+        (one, Some(other)) if one.flag.is_empty() != other.flag.is_empty() => {
+            [one, other].into_iter().find(|row| !row.flag.is_empty())?
+        }
+        _ => return None,
+    };
     Some(match (row.key, row.variable_name()) {
         ("", Some(variable)) => format!("this is {} or {variable}", row.flag_name()),
         (key, _) => format!("this is `{key}`"),
@@ -40,8 +47,9 @@ pub(super) fn setting_named(key: &str) -> Option<String> {
 pub fn unknown_variables(env: &Env) -> Vec<String> {
     let names = all_rows().filter_map(Row::variable_name);
     let names = names.filter(|name| name.starts_with(PREFIX));
-    let secrets = [AUTHORIZATION.to_owned(), format!("{AUTHORIZATION}_FILE")];
-    let known: Vec<String> = names.chain(secrets).collect();
+    let secrets = [AUTHORIZATION, SERVE_TOKEN];
+    let secrets = secrets.map(|name| [name.to_owned(), format!("{name}_FILE")]);
+    let known: Vec<String> = names.chain(secrets.into_iter().flatten()).collect();
     let ends: Vec<&str> = known.iter().map(|name| &name[PREFIX.len()..]).collect();
     env.names()
         .filter(|name| !KUBERNETES_VARIABLES.contains(name))

@@ -82,6 +82,22 @@ impl Input {
         })
     }
 
+    /// Takes a file that is open for reading, and counts its tokens; `name` is for messages.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of_file(mut file: File, name: &str, max_token: usize) -> io::Result<Self> {
+        file.rewind()?;
+        let count = count(&mut file, max_token)?;
+        Ok(Self {
+            file: Arc::new(file),
+            name: name.to_owned(),
+            count: Some(count),
+            skip: 0,
+            open_ended: false,
+        })
+    }
+
     /// Returns its name for messages.
     pub fn name(&self) -> &str {
         &self.name

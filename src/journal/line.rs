@@ -179,6 +179,14 @@ pub(super) const DAMAGED: LineError =
 pub(super) const UNSUPPORTED: LineError =
     "the journal has a format version that this program does not support";
 
+/// Parses a line of an `ndjson` report.
+///
+/// # Errors
+/// Why it cannot be read, without any part of it.
+pub fn parse_report_line(line: &[u8]) -> Result<JournalLine, &'static str> {
+    parse_line(line, false)
+}
+
 /// Parses a line. With `has_checksums` it must have one; a checksum that it has must match.
 pub(super) fn parse_line(line: &[u8], has_checksums: bool) -> Result<JournalLine, LineError> {
     let text = std::str::from_utf8(line).map_err(|_| UNREADABLE)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 use crate::journal::line::parse_line;
-pub use crate::journal::line::{JournalLine, ParsedRecord, SummaryRecord};
+pub use crate::journal::line::{JournalLine, ParsedRecord, SummaryRecord, parse_report_line};
 pub use crate::journal::read::{JournalReader, ReadPurpose};
 pub use crate::journal::request::{ReceivedPage, RequestLine, UnansweredRequest, positions_of};
 use crate::journal::request::{RequestEntry, lines_of};
@@ -51,6 +51,9 @@ pub struct JournalHeader {
     /// The run's shard, if it writes receipts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<u32>,
+    /// What names the connections, if several runs share them; otherwise the UUID of the run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 impl JournalHeader {
@@ -65,6 +68,7 @@ impl JournalHeader {
             requested: None,
             receipts: None,
             shard: None,
+            session: None,
         }
     }
 
@@ -88,6 +92,13 @@ impl JournalHeader {
     #[must_use]
     pub fn with_receipts(mut self, receipts: Option<(String, u32)>) -> Self {
         (self.receipts, self.shard) = receipts.unzip();
+        self
+    }
+
+    /// Sets what names the connections, if several runs share them.
+    #[must_use]
+    pub fn with_session(mut self, session: Option<String>) -> Self {
+        self.session = session;
         self
     }
 

@@ -204,6 +204,9 @@ impl<E: Send + 'static> OutcomeSender<E> {
     /// Sends outcomes, in the order in which they became known. Never blocks.
     pub fn send(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         let mut state = self.0.state();
+        if !state.has_reader {
+            return;
+        }
         state.outcomes.extend(outcomes);
         let due = state.next_wake;
         // A database that blocks its runtime also delays the task, so do not rely on it.

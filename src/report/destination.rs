@@ -44,7 +44,8 @@ impl Destination {
     /// Renames a complete file to its path.
     pub fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::Stdout | Self::Writer(_) => Ok(()),
+            Self::Stdout => Ok(()),
+            Self::Writer(writer) => writer.flush(),
             Self::Journal(journal) => journal.sync(),
             Self::File(writer) => {
                 writer.flush()?;

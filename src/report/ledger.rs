@@ -7,7 +7,7 @@
 //! is bounded.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Error;
 use crate::pipeline::latency::LatencyHistogram;
@@ -23,10 +23,17 @@ pub type EntryId = u64;
 /// The number of recently written tokens to remove from a script's messages.
 const RECENT: usize = 64;
 
+/// The number of written outcomes between two updates of the numbers that others see.
+const UPDATE_INTERVAL: u64 = 64;
+
+/// The numbers of a ledger for others: they can be read while the ledger waits for the reader of a report.
+pub type ShownNumbers = Arc<Mutex<Numbers>>;
+
 /// The status of every token until it is written to the reports.
 pub struct Ledger {
     reports: Reports,
     written: Numbers,
+    shown: ShownNumbers,
     latencies: LatencyHistogram,
     rejections: Rejections,
     open: BTreeMap<EntryId, Outcome>,
@@ -48,6 +55,7 @@ impl Ledger {
         Self {
             reports,
             written: Numbers::default(),
+            shown: ShownNumbers::default(),
             latencies: LatencyHistogram::default(),
             rejections: Rejections::default(),
             open: BTreeMap::new(),
@@ -160,6 +168,11 @@ impl Ledger {
         numbers
     }
 
+    /// Returns the numbers of written outcomes, which stay up to date.
+    pub fn shown(&self) -> ShownNumbers {
+        Arc::clone(&self.shown)
+    }
+
     /// Returns the number of tokens that the script created.
     pub fn created(&self) -> u64 {
         self.created
@@ -188,6 +201,9 @@ impl Ledger {
     /// Writes an outcome that is final for this run.
     pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
         self.written.count(outcome);
+        if self.written.total().is_multiple_of(UPDATE_INTERVAL) {
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.written;
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }

@@ -233,10 +233,12 @@ impl Reports {
         let flushed = self.stdout.flush();
         let mut flushed = flushed.map_err(|error| Destination::Stdout.error(&error));
         for report in self.open.iter_mut().filter(|report| !report.has_failed) {
-            if let Destination::File(writer) = &mut report.destination {
-                let written = writer.flush();
-                flushed = flushed.and(written.map_err(|error| report.destination.error(&error)));
-            }
+            let written = match &mut report.destination {
+                Destination::File(writer) => writer.flush(),
+                Destination::Writer(writer) => writer.flush(),
+                Destination::Stdout | Destination::Journal(_) => continue,
+            };
+            flushed = flushed.and(written.map_err(|error| report.destination.error(&error)));
         }
         flushed
     }

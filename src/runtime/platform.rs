@@ -26,6 +26,18 @@ pub(crate) fn forbid_memory_dumps() -> io::Result<()> {
     limited.map_err(io::Error::from)
 }
 
+/// Creates a file without a name, in memory if the system has such files.
+pub(crate) fn memory_file() -> io::Result<std::fs::File> {
+    #[cfg(target_os = "linux")]
+    let file = {
+        use rustix::fs::{MemfdFlags, memfd_create};
+        memfd_create("tokens", MemfdFlags::CLOEXEC).map(std::fs::File::from)?
+    };
+    #[cfg(not(target_os = "linux"))]
+    let file = tempfile::tempfile()?;
+    Ok(file)
+}
+
 /// Reads how many bytes of memory the process occupies.
 #[derive(Debug)]
 pub(crate) struct ResidentMemory {

@@ -19,7 +19,7 @@ use crate::pipeline::channel::{OutcomeStream, PageStream};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::Outcome;
 use crate::report::fail_on::Condition;
-use crate::report::ledger::Ledger;
+use crate::report::ledger::{Ledger, ShownNumbers};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::api::emit_files::Emitter;
@@ -56,6 +56,8 @@ pub struct ScriptHost {
     ended: AtomicBool,
     memory: OnceLock<Arc<MemoryMeter>>,
     script_stop: Arc<OnceLock<StopReason>>,
+    /// The numbers of the ledger while that is locked.
+    shown: ShownNumbers,
 }
 
 /// The streams that the script may still hold.
@@ -94,7 +96,9 @@ pub struct HostParts {
 impl ScriptHost {
     /// Creates the host of one run.
     pub fn new(parts: HostParts) -> Arc<Self> {
+        let shown = lock(&parts.ledger).shown();
         Arc::new(Self {
+            shown,
             parts,
             abandoned: Mutex::default(),
             held: Mutex::default(),
@@ -178,8 +182,26 @@ impl ScriptHost {
 
     /// Returns the numbers of the run so far. `requested` is SIZE, or `received` if SIZE is all of a pipe.
     pub fn numbers(&self) -> Numbers {
-        let (ledger, fetched) = (self.ledger(), self.parts.fetcher.numbers());
-        let received = fetched.received + ledger.created();
+        self.numbers_with(&self.ledger())
+    }
+
+    /// Returns the numbers of the run so far. Does not block: while another thread has the ledger locked, the
+    /// last outcomes are missing.
+    pub fn numbers_so_far(&self) -> Numbers {
+        match self.parts.ledger.try_lock() {
+            Ok(ledger) => self.numbers_with(&ledger),
+            Err(_) => self.combined(&lock(&self.shown), 0),
+        }
+    }
+
+    fn numbers_with(&self, ledger: &Ledger) -> Numbers {
+        self.combined(&ledger.numbers(), ledger.created())
+    }
+
+    /// Combines the numbers of outcomes with those of the source.
+    fn combined(&self, outcomes: &Numbers, created: u64) -> Numbers {
+        let fetched = self.parts.fetcher.numbers();
+        let received = fetched.received + created;
         Numbers {
             requested: if self.parts.fetcher.is_open_ended() {
                 received
@@ -187,13 +209,18 @@ impl ScriptHost {
                 self.parts.size
             },
             received,
-            ..ledger.numbers().merged(&fetched)
+            ..outcomes.merged(&fetched)
         }
     }
 
     /// Returns the source.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
         &self.parts.fetcher
+    }
+
+    /// Returns the database.
+    pub fn store_of_run(&self) -> &Arc<Store> {
+        &self.parts.store
     }
 
     /// Returns the numbers of the ledger; `None` while another thread has it locked.
@@ -225,7 +252,8 @@ impl ScriptHost {
     /// Starts to store the tokens of `pages`.
     pub fn store(&self, pages: PageStream<Error>) -> OutcomeStream<Error> {
         let _guard = self.parts.runtime.enter();
-        self.parts.store.store(pages)
+        let tracer = &self.parts.run_context.tracer;
+        self.parts.store.store(pages, &self.parts.shutdown, tracer)
     }
 
     /// Maps every token of `pages` to an outcome without sending it to the database.

@@ -31,6 +31,7 @@ use crate::script::host::ScriptHost;
 use crate::script::lint::modules::{FileLinter, LintResult};
 use crate::script::native::integer;
 use crate::script::sandbox::MemoryMeter;
+use crate::script::sandbox::memory::SharedMemory;
 use crate::script::sandbox::resolver::{ScopedResolver, key_of};
 use crate::script::texts::ScriptTexts;
 
@@ -56,6 +57,8 @@ pub struct ScriptSettings {
     pub max_operations: u64,
     /// The number of bytes by which the process may grow while the script runs.
     pub max_memory: u64,
+    /// What the scripts share, if several run in the process.
+    pub shared_memory: Option<Arc<SharedMemory>>,
 }
 
 /// A compiled script.
@@ -70,6 +73,7 @@ pub struct Script {
     /// The functions of the engine, collected when they are needed first.
     symbols: OnceLock<Symbols>,
     max_memory: u64,
+    shared_memory: Option<Arc<SharedMemory>>,
     /// Measures the memory once the script runs.
     memory: Option<Arc<MemoryMeter>>,
 }
@@ -85,6 +89,11 @@ impl Script {
         let name = path.display().to_string();
         let text = texts::read(path).map_err(|error| unreadable(&name, &error))?;
         Self::compile(&name, &text, Some(path), settings)
+    }
+
+    /// Compiles `text` as the content of the file `path`.
+    pub fn load_text(path: &Path, text: &str, settings: &ScriptSettings) -> Result<Self, Error> {
+        Self::compile(&path.display().to_string(), text, Some(path), settings)
     }
 
     /// Compiles `text`, which can import only library modules. Errors show it as `name`.
@@ -154,6 +163,7 @@ impl Script {
             is_built_in: false,
             texts,
             max_memory: settings.max_memory,
+            shared_memory: settings.shared_memory.clone(),
             memory: None,
         })
     }
@@ -199,7 +209,10 @@ impl Script {
             let text = crate::error::escape::escape_line(text);
             let _ = print_host.ledger().reports().emit(&text);
         });
-        let memory = Arc::new(MemoryMeter::start(self.max_memory));
+        let memory = Arc::new(MemoryMeter::start(
+            self.max_memory,
+            self.shared_memory.as_ref(),
+        ));
         self.memory = Some(Arc::clone(&memory));
         host.set_memory_meter(Arc::clone(&memory));
         sandbox::watch(

@@ -53,6 +53,16 @@ pub(super) trait Database: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Returns the transaction id horizon of a run that starts now.
+    fn current_horizon(&self) -> impl Future<Output = Result<Option<i64>, Error>> + Send {
+        ready(Ok(None))
+    }
+
+    /// Connects and checks the table again; returns false if it is not as it was.
+    fn verify(&self) -> impl Future<Output = Result<bool, Error>> + Send {
+        ready(Ok(true))
+    }
+
     /// Returns what the database waits for, if it makes no progress.
     fn waits_for(&self) -> Option<&'static str> {
         None

@@ -2,7 +2,7 @@
 //!
 //! A server commits several transactions with one sync of its log, so more connections store more
 //! tokens, up to a number that depends on the server and on who else uses it. The number is tried
-//! out: once the rate of the first number is steady, it doubles as long as the rate clearly rises. Later a
+//! out, from 16 or 32: once the rate of the first number is steady, it doubles as long as the rate clearly rises. Later a
 //! smaller and a larger number are tried from time to time. Opening a connection takes processor time from
 //! the INSERTs, so a number is tried only if the rest of the run can gain more than the trial costs.
 
@@ -12,6 +12,11 @@ use crate::store::rate_window::EndedWindow;
 
 /// The connections that a run starts with, if it has enough tokens.
 const FIRST: usize = 16;
+/// A run with so many tokens starts with half of the most connections, at most [`FIRST_OF_LARGE`]: it lasts long
+/// enough to repay them, but a short one would end before a search has found more than [`FIRST`].
+const LARGE: u64 = 20_000;
+/// The most connections that a large run starts with.
+const FIRST_OF_LARGE: usize = 32;
 /// The most connections that are chosen; an operator may set more.
 pub(super) const MOST: usize = 64;
 /// The most connections that are chosen behind a pooler, which shares few backends among them.
@@ -132,10 +137,15 @@ impl ConnectionCount {
         }
     }
 
-    /// Searches for the best number, at most `most`.
-    pub(super) fn auto(most: usize) -> Self {
+    /// Searches for the best number, at most `most`, for so many `expected` tokens.
+    pub(super) fn auto(most: usize, expected: u64) -> Self {
         let most = most.max(1);
-        let first = most.min(FIRST);
+        let first = if expected >= LARGE {
+            (most / 2).clamp(FIRST, FIRST_OF_LARGE)
+        } else {
+            FIRST
+        };
+        let first = first.min(most);
         Self {
             most,
             wanted: first,
@@ -430,7 +440,7 @@ mod tests {
     #[test]
     fn number_doubles_while_the_rate_rises() {
         let mut server = Server::new(3_000.0, 40_000.0);
-        let mut count = ConnectionCount::auto(48);
+        let mut count = ConnectionCount::auto(48, 0);
         assert_eq!(count.wanted(), FIRST);
         server.run(&mut count, 2 * TRIAL_WINDOWS);
         assert_eq!(count.wanted(), 32);
@@ -443,7 +453,7 @@ mod tests {
     #[test]
     fn number_shrinks_when_more_connections_gain_nothing() {
         let mut server = Server::new(1e9, 30_000.0);
-        let mut count = ConnectionCount::auto(64);
+        let mut count = ConnectionCount::auto(64, 0);
         server.run(&mut count, 1000);
         assert!(count.wanted() < FIRST, "{}", count.wanted());
     }
@@ -457,7 +467,7 @@ mod tests {
                     random: fastrand::Rng::with_seed(seed),
                     ..Server::new(each, all)
                 };
-                let mut count = ConnectionCount::auto(MOST);
+                let mut count = ConnectionCount::auto(MOST, 0);
                 server.run(&mut count, 100);
                 let mut found = 0.0;
                 for _ in 0..200 {
@@ -476,7 +486,7 @@ mod tests {
     #[test]
     fn run_backs_off_when_other_clients_take_the_server() {
         let mut server = Server::new(3_000.0, 40_000.0);
-        let mut count = ConnectionCount::auto(48);
+        let mut count = ConnectionCount::auto(48, 0);
         server.run(&mut count, 8);
         let alone = count.wanted();
         server.others = 400;
@@ -486,7 +496,7 @@ mod tests {
 
     #[test]
     fn refused_connection_ends_the_search_for_more_until_later() {
-        let mut count = ConnectionCount::auto(48);
+        let mut count = ConnectionCount::auto(48, 0);
         for _ in 0..2 * TRIAL_WINDOWS {
             record(&mut count, 10_000.0, u64::MAX);
         }
@@ -503,8 +513,16 @@ mod tests {
     }
 
     #[test]
+    fn large_run_starts_with_more_connections() {
+        let first = |most, expected| ConnectionCount::auto(most, expected).wanted();
+        assert_eq!((first(64, LARGE - 1), first(64, LARGE)), (16, 32));
+        assert_eq!((first(48, LARGE), first(20, LARGE)), (24, 16));
+        assert_eq!((first(8, LARGE), first(1, LARGE)), (8, 1));
+    }
+
+    #[test]
     fn number_does_not_double_because_the_server_warms_up() {
-        let mut count = ConnectionCount::auto(64);
+        let mut count = ConnectionCount::auto(64, 0);
         for window in 0..30 {
             // The rate rises for a second, whatever the number of connections.
             let rate = f64::from(window + 5).min(15.0) * 1_000.0;
@@ -522,7 +540,7 @@ mod tests {
 
     #[test]
     fn number_doubles_at_last_when_the_rate_of_the_source_never_settles() {
-        let mut count = ConnectionCount::auto(64);
+        let mut count = ConnectionCount::auto(64, 0);
         for window in 0..MAX_FIRST_WINDOWS {
             assert_eq!(count.wanted(), FIRST, "window {window}");
             let rate = 1_000.0 * 1.1_f64.powi(i32::try_from(window).unwrap());
@@ -541,7 +559,7 @@ mod tests {
     #[test]
     fn number_stays_when_the_rest_of_the_run_cannot_repay_a_trial() {
         let after = |rest| {
-            let mut count = ConnectionCount::auto(64);
+            let mut count = ConnectionCount::auto(64, 0);
             for _ in 0..2 * TRIAL_WINDOWS {
                 record(&mut count, 10_000.0, rest);
             }
@@ -559,7 +577,7 @@ mod tests {
             ..window(1.0, 2_000.0)
         };
         let after = |opening: EndedWindow, rest| {
-            let mut count = ConnectionCount::auto(64);
+            let mut count = ConnectionCount::auto(64, 0);
             for _ in 0..2 * TRIAL_WINDOWS {
                 record(&mut count, 10_000.0, 100_000);
             }

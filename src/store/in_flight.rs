@@ -40,6 +40,25 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// Reports the token as `unknown` if its run does not wait for it any more; its result is then dropped.
+    pub(super) fn detach_if_aborted(&mut self, abandoned: &Arc<StoreJob>, now: Instant) {
+        if !self.job.is_aborted() {
+            return;
+        }
+        let job = std::mem::replace(&mut self.job, Arc::clone(abandoned));
+        job.report(Outcome {
+            elapsed: now.saturating_duration_since(self.sent_at),
+            token: self.token.clone(),
+            status: Status::Unknown,
+            detail: Some(Detail::reason(RUN_ABORTED)),
+        });
+    }
+}
+
+/// Why a token of an aborted run is unknown.
+pub(super) const RUN_ABORTED: &str = "the run was aborted before the database answered";
+
 /// A token that is certainly not stored and waits to be sent again.
 pub(super) struct RetryToken {
     /// When it may be sent.

@@ -25,6 +25,7 @@ mod rate_window;
 pub mod receipts;
 mod replies;
 mod shared;
+pub mod shared_store;
 mod sqlite;
 pub mod sqlstate;
 mod writer;
@@ -72,10 +73,19 @@ pub struct StoreOptions {
     pub statement_timeout: Duration,
     /// How long the run waits for an outage to end before it gives up.
     pub patience: Duration,
+    /// How long a connection without work stays open beside others; `None` for as long as the store.
+    pub idle_limit: Option<Duration>,
     /// The connections' `application_name`, by which a replay finds leftover connections.
     pub session: String,
     /// Starts the spans of connections and pages.
     pub tracer: Tracer,
+}
+
+impl StoreOptions {
+    /// Returns true if several runs share the store, so that it stays open without work.
+    pub fn is_shared(&self) -> bool {
+        self.idle_limit.is_some()
+    }
 }
 
 /// The kinds of database.
@@ -104,9 +114,19 @@ impl DatabaseTarget {
 pub struct Store {
     producer: queue::ProducerGuard,
     backend: Box<dyn StoreBackend>,
-    tracer: Tracer,
     table: Arc<str>,
     has_receipts: bool,
+}
+
+/// The connections of a store, and the tokens that wait for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreLoad {
+    /// The number of open connections.
+    pub open: usize,
+    /// The number of connections to use now.
+    pub wanted: usize,
+    /// The number of tokens that no connection has taken.
+    pub queued: usize,
 }
 
 /// The future of a backend's operation.
@@ -136,6 +156,18 @@ trait StoreBackend: Send + Sync {
         &self,
         start: Option<ProcessStart>,
     ) -> BackendFuture<'_, Result<EarlierReceipts, Error>>;
+
+    /// Returns how many connections there are, and how many tokens wait for one.
+    fn load(&self) -> StoreLoad;
+
+    /// Returns true if an error since the last call was no token's fault.
+    fn take_doubt(&self) -> bool;
+
+    /// As [`connection::Database::verify`].
+    fn verify(&self) -> BackendFuture<'_, Result<bool, Error>>;
+
+    /// As [`connection::Database::current_horizon`].
+    fn current_horizon(&self) -> BackendFuture<'_, Result<Option<i64>, Error>>;
 
     /// Waits until every taken token has an outcome; the queue must be closed.
     fn join(self: Box<Self>) -> BackendFuture<'static, ()>;
@@ -168,13 +200,7 @@ impl Store {
         };
         match backend {
             Ok(backend) => Ok(Self::with_backend(queue, backend, &options)),
-            Err(mut error) => {
-                error.hint = Some(match error.hint.take() {
-                    Some(hint) => format!("{hint}; no token was requested"),
-                    None => "no token was requested".to_owned(),
-                });
-                Err(error)
-            }
+            Err(error) => Err(before_first_token(error)),
         }
     }
 
@@ -202,7 +228,6 @@ impl Store {
         Self {
             producer: queue::ProducerGuard(queue),
             backend,
-            tracer: options.tracer.clone(),
             table: options.table.to_string().into(),
             has_receipts: options.receipts.is_some(),
         }
@@ -211,18 +236,56 @@ impl Store {
     /// Starts storing on the current tokio runtime, and returns immediately.
     ///
     /// Every token of `pages` gets exactly one outcome. The error that ended the pages or the store
-    /// follows the last outcome.
+    /// follows the last outcome. When `run` stops, no further token is sent; when it aborts, replies are
+    /// not waited for. The spans are those of `tracer`.
     ///
     /// # Panics
     /// If called outside a tokio runtime.
-    pub fn store(&self, pages: PageStream<Error>) -> OutcomeStream<Error> {
-        let spans = PageSpans::new(&self.tracer, &self.table);
-        self.producer.0.store(pages, spans)
+    pub fn store(
+        &self,
+        pages: PageStream<Error>,
+        run: &Shutdown,
+        tracer: &Tracer,
+    ) -> OutcomeStream<Error> {
+        let spans = PageSpans::new(tracer, &self.table);
+        self.producer.0.store(pages, run, spans)
     }
 
     /// Returns the transaction id horizon of this run; `None` if the database has none.
     pub fn horizon(&self) -> Option<i64> {
         self.backend.horizon()
+    }
+
+    /// Returns how many connections there are, and how many tokens wait for one.
+    pub fn load(&self) -> StoreLoad {
+        self.backend.load()
+    }
+
+    /// Returns true if the store has ended, so that it stores no further token.
+    pub fn has_ended(&self) -> bool {
+        self.producer.0.has_ended()
+    }
+
+    /// Returns true if an error since the last call was no token's fault: the table may have changed.
+    pub fn take_doubt(&self) -> bool {
+        self.backend.take_doubt()
+    }
+
+    /// Connects and checks the table again; returns false if it is not as it was.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn verify(&self) -> Result<bool, Error> {
+        self.backend.verify().await.map_err(before_first_token)
+    }
+
+    /// Returns the transaction id horizon of a run that starts now; `None` if the database has none.
+    ///
+    /// # Errors
+    /// `ErrorKind::DbConnect` if the database cannot be reached.
+    pub async fn current_horizon(&self) -> Result<Option<i64>, Error> {
+        let horizon = self.backend.current_horizon().await;
+        horizon.map_err(before_first_token)
     }
 
     /// Returns what the database waits for, if it makes no progress; a clause for the progress display.
@@ -287,6 +350,15 @@ impl Store {
             ReceiptLog::warn_lost(lost, "no connection was left");
         }
     }
+}
+
+/// Adds to an error that it cost no token.
+fn before_first_token(mut error: Error) -> Error {
+    error.hint = Some(match error.hint.take() {
+        Some(hint) => format!("{hint}; no token was requested"),
+        None => "no token was requested".to_owned(),
+    });
+    error
 }
 
 /// Probes the connection, the table, the durability of commits and the free connections, read-only.

@@ -58,6 +58,23 @@ impl<D: Database> SharedOrphans<D> {
         in_doubt.chain(waiting).map(|in_flight| &in_flight.job)
     }
 
+    /// Reports the tokens of runs that do not wait for them any more.
+    pub(super) fn detach_aborted(&mut self, shared: &WriterShared<D>) {
+        let (queue, now) = (&shared.queue, shared.queue.clock.now());
+        for in_flight in self.in_doubt.iter_mut().flat_map(|set| &mut set.tokens) {
+            in_flight.detach_if_aborted(queue.abandoned(), now);
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        for waiting in waiting {
+            // It is certainly not stored.
+            if waiting.in_flight.job.is_stopping() {
+                waiting.fail(now);
+            } else {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
     /// Reports every token without resolving it.
     pub(super) fn give_up(&mut self, shared: &WriterShared<D>, reason: &str) {
         let now = shared.queue.clock.now();

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -20,12 +20,12 @@ use crate::store::connection::Database;
 use crate::store::connection_count::{ConnectionCount, rest_of};
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
-use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
+use crate::store::queue::{Claim, ConsumerGuard, Queue, StoreEnd};
 use crate::store::rate_window::{Load, RateWindow};
 use crate::store::receipts::{EarlierReceipts, ProcessStart};
 use crate::store::shared::{WriterCounts, WriterShared};
 use crate::store::writer::{self, CloseReason, WriterStart};
-use crate::store::{BackendFuture, StoreBackend, StoreOptions};
+use crate::store::{BackendFuture, StoreBackend, StoreLoad, StoreOptions};
 
 /// The number of queued tokens that justify one more connection.
 const BACKLOG_PER_WRITER: usize = 32;
@@ -106,7 +106,9 @@ impl<D: Database> Pool<D> {
             log,
             is_dry_run: options.dry_run,
             patience: options.patience,
+            idle_limit: options.idle_limit,
             denials: AtomicU32::new(0),
+            is_doubtful: AtomicBool::new(false),
             writers: WriterCounts::default(),
         });
         let (sender, ended) = oneshot::channel();
@@ -143,6 +145,27 @@ impl<D: Database> StoreBackend for Pool<D> {
         start: Option<ProcessStart>,
     ) -> BackendFuture<'_, Result<EarlierReceipts, Error>> {
         Box::pin(self.shared.database.read_receipts(start))
+    }
+
+    fn load(&self) -> StoreLoad {
+        let shared = &self.shared;
+        StoreLoad {
+            open: shared.writers.working(),
+            wanted: shared.writers.wanted(),
+            queued: shared.queue.pending(),
+        }
+    }
+
+    fn take_doubt(&self) -> bool {
+        self.shared.is_doubtful.swap(false, Ordering::Relaxed)
+    }
+
+    fn verify(&self) -> BackendFuture<'_, Result<bool, Error>> {
+        Box::pin(self.shared.database.verify())
+    }
+
+    fn current_horizon(&self) -> BackendFuture<'_, Result<Option<i64>, Error>> {
+        Box::pin(self.shared.database.current_horizon())
     }
 
     fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
@@ -306,7 +329,7 @@ async fn recover<D: Database>(
         }
         claim.as_ref()?;
     }
-    let error = match reconnect(shared, orphans, *outage).await {
+    let error = match reconnect(shared, orphans, &mut claim, *outage).await {
         Ok(connection) => {
             return Some(Box::new(WriterStart {
                 connection,
@@ -345,13 +368,18 @@ async fn recover<D: Database>(
 async fn reconnect<D: Database>(
     shared: &WriterShared<D>,
     orphans: &mut SharedOrphans<D>,
+    claim: &mut Option<Claim>,
     outage: Instant,
 ) -> Result<D::Connection, Option<Error>> {
     let shutdown = &shared.queue.shutdown;
     let clock = &shared.queue.clock;
     let mut failures = 0;
     let mut logged_at: Option<Instant> = None;
+    let mut job_stops = shared.queue.job_stops();
     loop {
+        // The tokens of a stopped run do not wait for the connection.
+        orphans.detach_aborted(shared);
+        claim.take_if(|claim| claim.job.is_stopping());
         let stopped = async {
             // Resolving in-doubt tokens may use the grace period; new work may not.
             if orphans.in_doubt.is_empty() {
@@ -363,6 +391,7 @@ async fn reconnect<D: Database>(
         let attempt = tokio::select! {
             biased;
             () = stopped => return Err(None),
+            Ok(()) = job_stops.changed() => continue,
             attempt = shared.database.connect() => attempt,
         };
         let error = match attempt {
@@ -400,6 +429,7 @@ async fn reconnect<D: Database>(
         tokio::select! {
             biased;
             () = shutdown.aborting().cancelled() => return Err(None),
+            Ok(()) = job_stops.changed() => {}
             () = clock.sleep_until(now + wait) => {}
         }
     }

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 use crate::error::Error;
 use crate::pipeline::channel::{self, OutcomeSender, OutcomeStream, PageStream, wait_until};
@@ -42,6 +43,8 @@ pub(super) struct StoreJob {
     sender: OutcomeSender<Error>,
     /// Set by the pump when no further tokens of this job may be sent.
     stopping: AtomicBool,
+    /// Set by the pump when the job's run is aborted before the store.
+    aborted: AtomicBool,
     end: Arc<OnceLock<StoreEnd>>,
     /// Cancelled when the last claim and the last token in flight have dropped the job.
     done: CancellationToken,
@@ -51,9 +54,31 @@ pub(super) struct StoreJob {
 }
 
 impl StoreJob {
+    fn new(
+        sender: OutcomeSender<Error>,
+        end: &Arc<OnceLock<StoreEnd>>,
+        pages: Option<PageSpans>,
+    ) -> Arc<Self> {
+        let done = CancellationToken::new();
+        Arc::new(Self {
+            sender,
+            stopping: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
+            end: Arc::clone(end),
+            _done: done.clone().drop_guard(),
+            done,
+            pages,
+        })
+    }
+
     /// Returns true if no further tokens of this job may be sent.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed) || self.end.get().is_some()
+    }
+
+    /// Returns true if the job's run does not wait for its tokens in flight any more.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
     }
 
     /// Sets the error that ends its stream; only the first one counts.
@@ -117,10 +142,14 @@ pub(super) struct Queue {
     page_arrived: Notify,
     /// The receipts that wait to be written.
     pub(super) receipts: Arc<ReceiptLog>,
-    /// The run's shutdown handle.
+    /// Stops the store; a run that has the store alone stops it too.
     pub(super) shutdown: Shutdown,
-    /// The run's clock.
+    /// The clock of the store.
     pub(super) clock: Arc<dyn Clock>,
+    /// The job of tokens whose run does not wait for them any more.
+    abandoned: Arc<StoreJob>,
+    /// Counts how often a job was stopped or aborted.
+    job_stops: watch::Sender<u64>,
     /// Cancelled when `end` is set.
     failed: CancellationToken,
     closed: CancellationToken,
@@ -150,7 +179,12 @@ impl Queue {
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
+        let end = Arc::default();
+        // Its reader is gone, so its outcomes are dropped.
+        let (sender, ..) = channel::outcomes(0, wake_interval, Arc::default());
         Arc::new(Self {
+            abandoned: StoreJob::new(sender, &end, None),
+            job_stops: watch::Sender::default(),
             state: Mutex::default(),
             claimable: Arc::default(),
             claimed: Notify::new(),
@@ -160,7 +194,7 @@ impl Queue {
             clock,
             failed: CancellationToken::new(),
             closed: CancellationToken::new(),
-            end: Arc::default(),
+            end,
             giving_up: CancellationToken::new(),
             unknown_because: OnceLock::new(),
             shares: (writers * 2).max(2),
@@ -168,25 +202,37 @@ impl Queue {
         })
     }
 
-    /// Stores the tokens of `pages`, on the current tokio runtime; returns their outcomes.
+    /// Stores the tokens of `pages`, on the current tokio runtime, until `run` stops; returns their outcomes.
     pub(super) fn store(
         self: &Arc<Self>,
         pages: PageStream<Error>,
+        run: &Shutdown,
         spans: Option<PageSpans>,
     ) -> OutcomeStream<Error> {
         let space = Arc::clone(&self.claimable);
         let (sender, outcomes, stop) = channel::outcomes(CAPACITY, self.wake_interval, space);
-        let done = CancellationToken::new();
-        let job = Arc::new(StoreJob {
-            sender,
-            stopping: AtomicBool::new(false),
-            end: Arc::clone(&self.end),
-            _done: done.clone().drop_guard(),
-            done,
-            pages: spans,
-        });
-        tokio::spawn(pump(Arc::clone(self), job, stop, pages));
+        let job = StoreJob::new(sender, &self.end, spans);
+        let stops = JobStops {
+            stream: stop,
+            run: run.clone(),
+        };
+        tokio::spawn(pump(Arc::clone(self), job, stops, pages).in_current_span());
         outcomes
+    }
+
+    /// Returns the job of tokens whose run does not wait for them any more.
+    pub(super) fn abandoned(&self) -> &Arc<StoreJob> {
+        &self.abandoned
+    }
+
+    /// Returns a receiver that changes when a job was stopped or aborted.
+    pub(super) fn job_stops(&self) -> watch::Receiver<u64> {
+        self.job_stops.subscribe()
+    }
+
+    /// Returns true if the store has ended, so that it stores no further token.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.get().is_some() || self.closed.is_cancelled()
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
@@ -331,16 +377,32 @@ impl Queue {
     fn stop(&self, job: &Arc<StoreJob>) {
         job.stopping.store(true, Ordering::Relaxed);
         self.discard(|queued| Arc::ptr_eq(&queued.job, job));
+        self.job_stops.send_modify(|count| *count += 1);
     }
 
-    /// Waits until nothing new may be sent: stream stopped, run stopped or store ended.
-    async fn interrupted(&self, stop: &CancellationToken) {
+    /// Waits until nothing new may be sent: stream, run or store stopped, or store ended.
+    async fn interrupted(&self, stops: &JobStops) {
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = stops.stream.cancelled() => {}
+            () = stops.run.stopping().cancelled() => {}
             () = self.shutdown.stopping().cancelled() => {}
             () = self.failed.cancelled() => {}
         }
     }
+
+    /// Makes the writers report the tokens of a job that are in flight, without waiting for the replies.
+    fn abort(&self, job: &StoreJob) {
+        job.aborted.store(true, Ordering::Relaxed);
+        self.job_stops.send_modify(|count| *count += 1);
+    }
+}
+
+/// What ends a job early.
+struct JobStops {
+    /// Cancelled when the reader wants no more tokens sent.
+    stream: CancellationToken,
+    /// Stops the run.
+    run: Shutdown,
 }
 
 /// Queues pages until they end or nothing more may be sent.
@@ -349,25 +411,47 @@ impl Queue {
 async fn pump(
     queue: Arc<Queue>,
     job: Arc<StoreJob>,
-    stop: CancellationToken,
+    stops: JobStops,
     mut pages: PageStream<Error>,
 ) {
-    if queue_pages(&queue, &job, &stop, &mut pages).await.is_some() {
-        // All pages are queued. A weak reference can still stop the job without keeping it alive.
-        let done = job.done.clone();
-        let weak = Arc::downgrade(&job);
+    // A weak reference can still stop the job without keeping it alive.
+    let (done, weak) = (job.done.clone(), Arc::downgrade(&job));
+    if queue_pages(&queue, &job, &stops, &mut pages)
+        .await
+        .is_some()
+    {
+        // All pages are queued.
         drop(job);
         tokio::select! {
             biased;
-            () = done.cancelled() => {}
-            () = queue.interrupted(&stop) => {
+            () = done.cancelled() => return,
+            () = queue.interrupted(&stops) => {
                 if let Some(job) = weak.upgrade() {
                     queue.stop(&job);
                 }
             }
         }
-        return;
+    } else {
+        report_rest(&queue, job, &stops.run, pages).await;
     }
+    tokio::select! {
+        biased;
+        () = done.cancelled() => {}
+        () = stops.run.aborting().cancelled() => {
+            if let Some(job) = weak.upgrade() {
+                queue.abort(&job);
+            }
+        }
+    }
+}
+
+/// Stops the job, and reports the tokens that still arrive as not sent.
+async fn report_rest(
+    queue: &Queue,
+    job: Arc<StoreJob>,
+    run: &Shutdown,
+    mut pages: PageStream<Error>,
+) {
     queue.stop(&job);
     if let Some(end) = queue.end.get() {
         job.sender.fail(end.error.clone());
@@ -382,7 +466,10 @@ async fn pump(
         }
     };
     let abort_grace = async {
-        queue.shutdown.aborting().cancelled().await;
+        tokio::select! {
+            () = run.aborting().cancelled() => {}
+            () = queue.shutdown.aborting().cancelled() => {}
+        }
         queue
             .clock
             .sleep_until(queue.clock.now() + ABORT_GRACE)
@@ -399,10 +486,10 @@ async fn pump(
 async fn queue_pages(
     queue: &Queue,
     job: &Arc<StoreJob>,
-    stop: &CancellationToken,
+    stops: &JobStops,
     pages: &mut PageStream<Error>,
 ) -> Option<()> {
-    let mut interrupted = pin!(queue.interrupted(stop));
+    let mut interrupted = pin!(queue.interrupted(stops));
     loop {
         let next = async {
             queue.has_room(job).await;
@@ -477,7 +564,7 @@ mod tests {
         let queue = queue(2, Shutdown::new());
         let defect = Some(TokenDefect::ControlCharacter);
         let page = Page::from_texts([("aa", None), ("b\tb", defect), ("cc", None)]);
-        let stream = queue.store(PageStream::ready([page]), None);
+        let stream = queue.store(PageStream::ready([page]), &Shutdown::new(), None);
         let mut texts = Vec::new();
         for _ in 0..3 {
             let mut claim = queue.claim().await.unwrap();
@@ -494,7 +581,7 @@ mod tests {
     #[tokio::test]
     async fn claim_reports_its_tokens_when_dropped() {
         let queue = queue(1, Shutdown::new());
-        let stream = queue.store(PageStream::ready([page(40)]), None);
+        let stream = queue.store(PageStream::ready([page(40)]), &Shutdown::new(), None);
         let mut claim = queue.claim().await.unwrap();
         let _token = claim.next_token();
         queue.put_back(claim);
@@ -510,7 +597,11 @@ mod tests {
     #[tokio::test]
     async fn tokens_are_claimed_only_while_the_reader_keeps_up() {
         let queue = queue(1, Shutdown::new());
-        let slow = queue.store(PageStream::ready([page(2 * CAPACITY)]), None);
+        let slow = queue.store(
+            PageStream::ready([page(2 * CAPACITY)]),
+            &Shutdown::new(),
+            None,
+        );
         let mut claimed = 0;
         while claimed < CAPACITY {
             let mut claim = queue.claim().await.unwrap();
@@ -522,7 +613,7 @@ mod tests {
             }
         }
         assert!(queue.try_claim().is_none());
-        let _other = queue.store(PageStream::ready([page(1)]), None);
+        let _other = queue.store(PageStream::ready([page(1)]), &Shutdown::new(), None);
         let claim = queue.claim().await.unwrap();
         assert_eq!(claim.page.len(), 1, "another job is not blocked");
         drop(slow);
@@ -532,7 +623,11 @@ mod tests {
     #[tokio::test]
     async fn queued_and_later_tokens_fail_when_the_store_ends() {
         let queue = queue(1, Shutdown::new());
-        let stream = queue.store(PageStream::ready([page(1000), page(1000)]), None);
+        let stream = queue.store(
+            PageStream::ready([page(1000), page(1000)]),
+            &Shutdown::new(),
+            None,
+        );
         let claim = queue.claim().await.unwrap();
         queue.fail_all(StoreEnd {
             status: Status::Failed,
@@ -544,7 +639,8 @@ mod tests {
         assert_eq!(all.len(), 2000);
         assert!(all.iter().all(|o| o.status == Status::Failed));
         assert_eq!(error.unwrap().message, "gone");
-        let (late, error) = collect(queue.store(PageStream::ready([page(3)]), None)).await;
+        let (late, error) =
+            collect(queue.store(PageStream::ready([page(3)]), &Shutdown::new(), None)).await;
         assert_eq!((late.len(), late[0].status), (3, Status::Failed));
         assert!(error.is_some());
     }
@@ -553,7 +649,7 @@ mod tests {
     async fn queued_tokens_are_not_sent_when_run_stops_after_last_page() {
         let shutdown = Shutdown::new();
         let queue = queue(1, shutdown.clone());
-        let stream = queue.store(PageStream::ready([page(64)]), None);
+        let stream = queue.store(PageStream::ready([page(64)]), &Shutdown::new(), None);
         queue.page_arrived().await;
         shutdown.stop_for(Cause::Deadline);
         let (all, _) = collect(stream).await;

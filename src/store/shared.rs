@@ -1,7 +1,7 @@
 //! The state that a store's supervisor and writers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::store::in_flight_log::InFlightLog;
@@ -15,8 +15,12 @@ pub(super) struct WriterShared<D> {
     /// True if each INSERT is rolled back.
     pub(super) is_dry_run: bool,
     pub(super) patience: Duration,
+    /// How long a connection without work stays open beside others; `None` for as long as the store.
+    pub(super) idle_limit: Option<Duration>,
     /// The number of denied INSERTs since one was stored.
     pub(super) denials: AtomicU32,
+    /// True after an error that is no token's fault: the table may have changed.
+    pub(super) is_doubtful: AtomicBool,
     /// The numbers of writers, for the supervisor that chooses them.
     pub(super) writers: WriterCounts,
 }

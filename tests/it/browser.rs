@@ -1,9 +1,8 @@
-//! Tests of the HTML report in Chromium, driven by chromedriver.
+//! Tests of the HTML report in Chromium, driven by chromedriver, and the helpers of all browser tests.
 //!
 //! They need a browser, so they are ignored by default: see tests/it/main.rs.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
 
 use fantoccini::wd::WebDriverCompatibleCommand;
@@ -93,12 +92,13 @@ impl WebDriverCompatibleCommand for DevTools {
 }
 
 /// A browser window that shows a page.
-struct Window {
-    client: Client,
+pub struct Window {
+    /// The connection to the browser.
+    pub client: Client,
 }
 
 impl Window {
-    async fn open(driver: &Driver, page: &Path) -> Self {
+    async fn open(driver: &Driver, address: &str) -> Self {
         let options = json!({
             "goog:chromeOptions": {
                 "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"],
@@ -110,8 +110,7 @@ impl Window {
             .connect(&format!("http://127.0.0.1:{}", driver.port))
             .await
             .expect("chromium: tests/run installs it");
-        let address = url::Url::from_file_path(page).unwrap();
-        client.goto(address.as_str()).await.unwrap();
+        client.goto(address).await.unwrap();
         Self { client }
     }
 
@@ -120,13 +119,13 @@ impl Window {
         found.expect(selector).text().await.unwrap()
     }
 
-    async fn count(&self, selector: &str) -> usize {
+    pub async fn count(&self, selector: &str) -> usize {
         let found = self.client.find_all(Locator::Css(selector)).await;
         found.unwrap().len()
     }
 
     /// The tokens of the visible rows.
-    async fn tokens(&self) -> Vec<String> {
+    pub async fn tokens(&self) -> Vec<String> {
         let script =
             "return [...document.querySelectorAll('td.token')].map((td) => td.textContent)";
         let found = self.client.execute(script, Vec::new()).await.unwrap();
@@ -140,42 +139,54 @@ impl Window {
         field.send_keys(&keys).await.unwrap();
     }
 
-    async fn click(&self, selector: &str) {
+    pub async fn click(&self, selector: &str) {
         let found = self.client.find(Locator::Css(selector)).await;
         found.expect(selector).click().await.unwrap();
     }
 
     /// Sets features of the browser, such as the color scheme.
-    async fn emulate(&self, params: Value) {
+    pub async fn emulate(&self, params: Value) {
         let command = DevTools("Emulation.setEmulatedMedia", params);
         self.client.issue_cmd(command).await.unwrap();
     }
 
     /// Makes the page as wide as that of a phone; a window has a least width.
-    async fn narrow(&self, width: u32) {
+    pub async fn narrow(&self, width: u32) {
         let params = json!({"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": true});
         let command = DevTools("Emulation.setDeviceMetricsOverride", params);
         self.client.issue_cmd(command).await.unwrap();
     }
 
+    /// Returns the messages of the console since the last call.
+    pub async fn console(&self) -> Vec<String> {
+        let console = self.client.issue_cmd(Console).await.unwrap();
+        let entries = console.as_array().unwrap().iter();
+        entries.map(|entry| entry["message"].to_string()).collect()
+    }
+
     /// Closes the window; asserts that the console is empty and no dialogue is open.
-    async fn close(self) {
+    pub async fn close(self) {
         let dialogue = self.client.get_alert_text().await;
         assert!(dialogue.is_err(), "a dialogue: {dialogue:?}");
-        let console = self.client.issue_cmd(Console).await.unwrap();
-        assert_eq!(console, json!([]), "the console");
+        assert_eq!(self.console().await, [""; 0], "the console");
         self.client.close().await.unwrap();
     }
 }
 
-/// Opens the page of a run in a browser.
-fn show<F: Future<Output = ()>>(run: &Run, test: impl FnOnce(Window) -> F) {
+/// Opens an address in a browser.
+pub fn in_browser<F: Future<Output = ()>>(address: &str, test: impl FnOnce(Window) -> F) {
     let driver = Driver::start();
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().unwrap();
     runtime.block_on(async {
-        test(Window::open(&driver, &run.path("run.html")).await).await;
+        test(Window::open(&driver, address).await).await;
     });
+}
+
+/// Opens the page of a run in a browser.
+fn show<F: Future<Output = ()>>(run: &Run, test: impl FnOnce(Window) -> F) {
+    let address = url::Url::from_file_path(run.path("run.html")).unwrap();
+    in_browser(address.as_str(), test);
 }
 
 #[test]
@@ -273,7 +284,7 @@ fn search_finds_one_of_a_hundred_thousand_tokens() {
 }
 
 /// Returns every visible text whose contrast is below that of WCAG 2.1 AA, 4.5 to 1.
-const LOW_CONTRAST: &str = r#"
+pub const LOW_CONTRAST: &str = r#"
     const channel = (value) => {
       const share = value / 255;
       return share <= 0.03928 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;

@@ -3,7 +3,8 @@
 //! Tests with `docker` in their path need a Docker engine and are marked `#[ignore]`. libtest cannot skip
 //! a test at run time, so a run without an engine counts them as ignored, not as passed. `tests/run`
 //! runs them if an engine is available, and prints a message otherwise. The same applies to `browser`
-//! (Chromium and chromedriver) and `published` (schemas of platforms, which `tests/schemas` fetches).
+//! (Chromium and chromedriver), `published` (schemas of platforms, which `tests/schemas` fetches) and
+//! `promtool` (of Prometheus).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -84,6 +85,7 @@ mod script_library;
 mod script_limits;
 mod script_slips;
 mod secrets_stay_hidden;
+mod serve;
 mod server_messages;
 mod server_texts;
 mod shards;

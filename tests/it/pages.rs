@@ -112,7 +112,7 @@ fn the_tables_of_options_and_keys_are_those_of_the_program() {
     let page = fs::read_to_string(&path).unwrap();
     let (before, _) = page.split_once(OPTIONS).unwrap();
     let mut expected = format!("{before}{OPTIONS}{}", token_service::options_table());
-    for section in ["source", "database", "run", "script"] {
+    for section in ["source", "database", "serve", "run", "script"] {
         let begin = format!("<!-- generated: keys of {section} -->\n\n");
         let table = token_service::keys_table(section);
         expected = replaced(&expected, &begin, "\n#", &table);

@@ -2,13 +2,13 @@
 //! whose block names a file. `tests/support/doc_blocks.rs` says how the blocks are written.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::{book, docker};
 use crate::support;
 use crate::support::database::Database;
 use crate::support::doc_blocks::{Block, DocRunner, blocks, read};
+use crate::support::postgres::free_port;
 
 /// The documents whose blocks are run: README.md, the examples and every page of the book.
 fn documents() -> Vec<String> {
@@ -45,22 +45,13 @@ fn every_docker_block_runs() {
     }
 }
 
-/// It is no block like the others, for it makes a role and listens on a port that may be taken.
+/// They are no blocks like the others: they make a role, and listen on ports that may be taken.
 #[test]
 fn a_database_of_ones_own_is_set_up_and_filled_by_one_block() {
-    let blocks = read("README.md");
-    let block = blocks.iter().find(|block| block.kind == "bash").unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
     let database = Database::new();
     let admin = database.superuser();
     let name = format!("trial_{}", database.name);
-    let commands = block
-        .text
-        .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
+    let commands = script_on_free_ports("README.md")
         .replace("127.0.0.1:5432", &format!("127.0.0.1:{}", admin.port))
         .replace("trial", &name);
     let output = DocRunner::new()
@@ -76,6 +67,44 @@ fn a_database_of_ones_own_is_set_up_and_filled_by_one_block() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     assert!(error.contains("20 requested, 20 received"), "{error}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains(r#""requested":5,"received":5"#), "{report}");
+}
+
+/// Joins the blocks fenced as `bash`, which share one shell and listen on ports. Each port is replaced by a
+/// free one, and what still runs at the end is stopped.
+fn script_on_free_ports(document: &str) -> String {
+    let blocks = read(document);
+    let blocks = blocks.iter().filter(|block| block.kind == "bash");
+    let blocks: Vec<&str> = blocks.map(|block| block.text.as_str()).collect();
+    assert!(!blocks.is_empty(), "{document}");
+    let [port, source_port, admin_port] = [free_port(), free_port(), free_port()];
+    let script = blocks
+        .concat()
+        .replace(":8080", &format!(":{port}"))
+        .replace(":8081", &format!(":{source_port}"))
+        .replace(":9090", &format!(":{admin_port}"));
+    // `serve` listens on 8080 by default.
+    format!(
+        "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+        export TOKEN_SERVICE_LISTEN=127.0.0.1:{port}
+        {script}"
+    )
+}
+
+#[test]
+fn guide_to_the_service_runs_as_one_script() {
+    let script = script_on_free_ports("docs/service.md");
+    let output = DocRunner::new().shell(&script).output().unwrap();
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    for state in ["stopped", "interrupted"] {
+        let state = format!("\"state\":\"{state}\"");
+        assert!(stdout.contains(&state), "{state}: {stdout}\n{stderr}");
+    }
 }
 
 #[test]

@@ -61,6 +61,14 @@ impl Command {
         self
     }
 
+    /// Adds arguments before the others.
+    #[must_use]
+    pub fn prepend_args(mut self, args: Vec<String>) -> Self {
+        let args = args.into_iter().map(OsString::from);
+        self.args.splice(0..0, args);
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

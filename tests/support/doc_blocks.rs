@@ -11,6 +11,8 @@
 //! - The programs are the real ones, but nothing is compiled again. `token_service` and
 //!   `cargo run … -- ARGS` are the binary under test. Other `cargo` commands must be `build` or
 //!   `install`, and do nothing. `tests/run`, which runs this test, only prints its name.
+//! - The blocks of a document that are fenced as `bash` listen on ports. They share one shell, and a test of
+//!   tests/it/readme.rs runs them on free ports.
 //! - `TOKEN_HOST` and `DATABASE_URL` name a source that under-delivers and a database with the standard
 //!   table. A block that sets `DB_*` must unset `DATABASE_URL`.
 

@@ -23,6 +23,8 @@ pub fn all() -> Vec<Manifest> {
         "deploy/cloud-run/job.yaml",
         "deploy/kubernetes/job.yaml",
         "deploy/kubernetes/cronjob.yaml",
+        "deploy/cloud-run/service.yaml",
+        "deploy/kubernetes/service.yaml",
     ];
     files.into_iter().flat_map(read).collect()
 }
@@ -42,19 +44,37 @@ impl Manifest {
         (text("apiVersion"), text("kind"))
     }
 
-    /// Whether it is a volume claim, which has no container.
-    pub fn is_volume_claim(&self) -> bool {
-        self.kind() == ("v1", "PersistentVolumeClaim")
+    /// Whether it describes pods or tasks.
+    pub fn has_pod(&self) -> bool {
+        self.pod_pointer().is_some()
+    }
+
+    /// Whether it is for Cloud Run.
+    pub fn is_cloud_run(&self) -> bool {
+        let (version, _) = self.kind();
+        ["run.googleapis.com/v1", "serving.knative.dev/v1"].contains(&version)
+    }
+
+    /// Whether its container runs `token_service serve`.
+    pub fn is_service(&self) -> bool {
+        self.args()[0] == "serve"
+    }
+
+    fn pod_pointer(&self) -> Option<&'static str> {
+        match self.kind() {
+            ("run.googleapis.com/v1", "Job") => Some("/spec/template/spec/template/spec"),
+            ("batch/v1", "Job") | ("apps/v1", "Deployment") | ("serving.knative.dev/v1", _) => {
+                Some("/spec/template/spec")
+            }
+            ("batch/v1", "CronJob") => Some("/spec/jobTemplate/spec/template/spec"),
+            _ => None,
+        }
     }
 
     /// The pod's or the task's specification.
     pub fn pod(&self) -> &Value {
-        let pointer = match self.kind() {
-            ("run.googleapis.com/v1", "Job") => "/spec/template/spec/template/spec",
-            ("batch/v1", "Job") => "/spec/template/spec",
-            ("batch/v1", "CronJob") => "/spec/jobTemplate/spec/template/spec",
-            other => panic!("no pod specification is known for {other:?}"),
-        };
+        let pointer = self.pod_pointer();
+        let pointer = pointer.unwrap_or_else(|| panic!("{:?} has no pod", self.kind()));
         self.object.pointer(pointer).expect("a specification")
     }
 
@@ -110,7 +130,8 @@ impl Manifest {
     /// Builds the process that a platform would start, with the mounts below its folder.
     ///
     /// For each variable that names a file, the file is written with the content of `secret`.
-    /// `change` may replace the values of variables; everything else stays unchanged.
+    /// `change` may replace the values of variables, and of options by their names with `--`; everything
+    /// else stays unchanged.
     pub fn command(
         &self,
         secret: impl Fn(&str, &Path) -> String,
@@ -127,7 +148,12 @@ impl Manifest {
                 text.replace(mount, path_below(&dir, mount).to_str().expect("UTF-8"))
             })
         };
-        command = command.args(self.args().into_iter().map(relocated));
+        let args = self.args().into_iter().map(|arg| {
+            let name = arg.split_once('=').map_or("", |(name, _)| name);
+            let changed = name.starts_with("--").then(|| change(name)).flatten();
+            changed.map_or_else(|| relocated(arg), |value| format!("{name}={value}"))
+        });
+        command = command.args(args);
         for (name, value) in self.env() {
             let value = change(name).unwrap_or_else(|| relocated(value));
             if let Some(what) = name.strip_suffix("_FILE") {

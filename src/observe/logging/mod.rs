@@ -3,6 +3,7 @@
 
 mod fields;
 mod layout;
+mod run_id;
 
 use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
@@ -11,6 +12,7 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::observe::logging::run_id::RunIdLayer;
 use crate::observe::progress::ProgressDisplay;
 
 /// The format of log lines and errors.
@@ -48,7 +50,9 @@ where
     let targets = Targets::new()
         .with_target("token_service", log.level)
         .with_target(SCRIPT, log.level);
-    let registry = tracing_subscriber::registry().with(targets);
+    let registry = tracing_subscriber::registry()
+        .with(targets)
+        .with(RunIdLayer);
     let lines = fmt::layer().with_writer(writer).with_ansi(color);
     match log.format {
         LineFormat::Text => registry.with(lines.event_format(layout::TextLayout)).into(),

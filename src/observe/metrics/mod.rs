@@ -1,7 +1,7 @@
 //! The metrics of a finished run, as docs/observability.md explains them.
 
 pub mod file;
-mod text;
+pub(crate) mod text;
 
 use crate::pipeline::latency::LatencyHistogram;
 

@@ -1,5 +1,5 @@
-//! Writes the Prometheus text format, version 0.0.4. All metrics are gauges or a summary, because the
-//! next run's values replace them instead of adding to them.
+//! Writes the Prometheus text format, version 0.0.4. All metrics of a run's file are gauges or a summary,
+//! because the next run's values replace them instead of adding to them.
 
 use std::fmt::{Display, Write as _};
 
@@ -9,10 +9,7 @@ use crate::pipeline::latency::{LatencyHistogram, QUANTILES};
 
 /// Formats the metrics as the content of the file; each sample has these labels besides its own.
 pub(crate) fn text(metrics: &[Metric], labels: &[MetricLabel]) -> String {
-    let mut out = Exposition {
-        text: String::new(),
-        labels,
-    };
+    let mut out = Exposition::new(labels);
     for metric in metrics {
         // `token_service.run.duration` in `s` is `token_service_run_duration_seconds`.
         let unit = if metric.unit == "s" { "_seconds" } else { "" };
@@ -38,22 +35,37 @@ pub(crate) fn text(metrics: &[Metric], labels: &[MetricLabel]) -> String {
     out.family(name, "The version that ran; always 1", "gauge");
     let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
     out.sample(name, &[version], &1);
-    out.text
+    out.into_text()
 }
 
 /// The text so far, and the labels of every sample.
-struct Exposition<'a> {
+pub(crate) struct Exposition<'a> {
     text: String,
     labels: &'a [MetricLabel],
 }
 
-impl Exposition<'_> {
+impl<'a> Exposition<'a> {
+    /// Creates an empty text, each of whose samples will have these labels.
+    pub(crate) fn new(labels: &'a [MetricLabel]) -> Self {
+        Self {
+            text: String::new(),
+            labels,
+        }
+    }
+
+    /// Returns the text.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+
     // Writing to a string cannot fail.
-    fn family(&mut self, name: &str, help: &str, kind: &str) {
+    /// Begins a metric, whose samples follow.
+    pub(crate) fn family(&mut self, name: &str, help: &str, kind: &str) {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, String)], value: &dyn Display) {
+    /// Adds a sample.
+    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, String)], value: &dyn Display) {
         let own = labels.iter().map(|(name, value)| (*name, value));
         let given = self.labels.iter();
         let given = given.map(|label| (label.name.as_str(), &label.value));

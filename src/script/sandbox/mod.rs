@@ -4,6 +4,7 @@
 //! nesting limit keeps recursion into values within the stack.
 
 pub(crate) mod depth;
+pub mod memory;
 pub(crate) mod overrides;
 pub mod resolver;
 pub(crate) mod sort;
@@ -17,10 +18,10 @@ use rhai::{
     AST, Dynamic, Engine, EvalAltResult, EvalContext, LexError, ParseError, Position, Scope, Token,
 };
 
-use crate::pipeline::token::largest_page;
-use crate::runtime::platform::{ResidentMemory, coarse_nanos};
+use crate::runtime::platform::coarse_nanos;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::native::check_length;
+pub use crate::script::sandbox::memory::MemoryMeter;
 use crate::script::texts::ScriptTexts;
 
 /// The constant of scripts that holds SIZE.
@@ -44,14 +45,6 @@ pub const MAX_NESTING: usize = 1000;
 const MAX_COMPILE_TIME: Duration = Duration::from_secs(5);
 /// The number of tokens of a text between two looks at the clock.
 const TOKENS_BETWEEN_CHECKS: u64 = 64;
-
-/// The number of pages, each as large as the largest, that do not count as script memory.
-///
-/// They are in transit between source, script and database.
-const PAGES_IN_TRANSIT: u64 = 16;
-
-/// The most bytes of pages in transit that do not count as script memory.
-const MAX_IN_TRANSIT: u64 = 128 << 20;
 
 /// The number of operations between two measurements of nesting: the minimum, and the maximum for
 /// large values.
@@ -147,46 +140,6 @@ impl StopReason {
             EvalAltResult::ErrorTerminated(token, _) => token.clone().try_cast(),
             _ => None,
         }
-    }
-}
-
-/// Measures how much the process has grown since the script started.
-#[derive(Debug)]
-pub struct MemoryMeter {
-    /// The kernel's count; `None` if it cannot be read.
-    process: Option<ResidentMemory>,
-    at_start: u64,
-    max_growth: u64,
-}
-
-impl MemoryMeter {
-    /// Starts to measure. `max_growth` bytes are allowed, besides the pages in transit.
-    pub fn start(max_growth: u64) -> Self {
-        let mut memory = Self {
-            process: ResidentMemory::open(),
-            at_start: 0,
-            max_growth,
-        };
-        memory.at_start = memory.resident().unwrap_or_default();
-        if memory.at_start == 0 {
-            tracing::warn!("cannot read /proc/self/statm: the memory of the script is not limited");
-        }
-        memory
-    }
-
-    /// Returns true if the process has grown too much.
-    pub fn is_exceeded(&self) -> bool {
-        let in_transit = (PAGES_IN_TRANSIT * largest_page() as u64).min(MAX_IN_TRANSIT);
-        let allowed = self
-            .at_start
-            .saturating_add(self.max_growth)
-            .saturating_add(in_transit);
-        self.resident().is_some_and(|resident| resident > allowed)
-    }
-
-    /// Returns the resident memory of the process in bytes.
-    fn resident(&self) -> Option<u64> {
-        self.process.as_ref()?.bytes()
     }
 }
 
@@ -354,7 +307,7 @@ mod tests {
 
     #[test]
     fn memory_is_exceeded_when_process_has_grown() {
-        let memory = MemoryMeter::start(8 * 1024 * 1024);
+        let memory = MemoryMeter::start(8 * 1024 * 1024, None);
         assert!(!memory.is_exceeded());
         let grown = vec![1_u8; 64 * 1024 * 1024];
         assert!(memory.is_exceeded());

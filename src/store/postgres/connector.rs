@@ -92,7 +92,7 @@ pub(super) struct Connector {
     pub(super) run_name: String,
     /// The `application_name` of this run's connections.
     pub(super) application_name: String,
-    /// True if the run needs more than one connection.
+    /// True if more than one connection may be needed.
     pub(super) needs_several: bool,
     pub(super) statement_timeout: Duration,
     /// How long reconnecting may take during an outage.
@@ -138,10 +138,11 @@ impl Connector {
             address: address.clone(),
             table,
             column: options.column.clone(),
-            needs_several: connections_for(
-                usize::try_from(options.expected).unwrap_or(usize::MAX),
-                options.connections.unwrap_or(usize::MAX),
-            ) > 1,
+            needs_several: options.is_shared()
+                || connections_for(
+                    usize::try_from(options.expected).unwrap_or(usize::MAX),
+                    options.connections.unwrap_or(usize::MAX),
+                ) > 1,
             statement_timeout: options.statement_timeout,
             tracer: options.tracer.clone(),
         })

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
 use crate::error::{Error, ErrorKind};
 use crate::store::StoreOptions;
 use crate::store::connection::Database;
@@ -15,7 +18,7 @@ use crate::store::postgres::connect::FirstConnection;
 use crate::store::postgres::connector::{Connector, reply_timeout};
 use crate::store::postgres::early::EarlyConnections;
 use crate::store::postgres::progress::ServerProgress;
-use crate::store::postgres::raw_connection::Backend;
+use crate::store::postgres::raw_connection::{Backend, RawConnection};
 use crate::store::postgres::receipts::SessionNames;
 use crate::store::postgres::recheck::recheck;
 use crate::store::postgres::shared::PostgresShared;
@@ -24,6 +27,9 @@ use crate::store::postgres::writer_connection::PostgresConnection;
 use crate::store::queue::Queue;
 use crate::store::receipts::{EarlierReceipts, ProcessStart};
 
+/// The longest wait for the reply to a query of the horizon.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A PostgreSQL database whose table was checked.
 pub(in crate::store) struct PostgresDatabase {
     shared: Arc<PostgresShared>,
@@ -31,10 +37,14 @@ pub(in crate::store) struct PostgresDatabase {
     connections: Option<usize>,
     /// The most connections that are chosen.
     most_connections: usize,
+    /// The expected number of tokens.
+    expected: u64,
     /// The horizon and the backend of the first connection.
     horizon: i64,
     first_backend: Option<Backend>,
     early: EarlyConnections,
+    /// The connection that queries the horizon of each run, if several runs share the store.
+    control: Mutex<Option<RawConnection>>,
 }
 
 /// Makes the first connection, checks the table and starts the writers.
@@ -97,9 +107,11 @@ pub(in crate::store) async fn open(
     let database = PostgresDatabase {
         connections: options.connections,
         most_connections,
+        expected: options.expected,
         horizon: connection.horizon,
         first_backend: connection.backend().cloned(),
         early,
+        control: Mutex::default(),
         shared: Arc::clone(&shared),
     };
     let snapshot = SnapshotInterval {
@@ -151,7 +163,7 @@ impl Database for PostgresDatabase {
 
     fn connection_count(&self) -> ConnectionCount {
         self.connections.map_or_else(
-            || ConnectionCount::auto(self.most_connections),
+            || ConnectionCount::auto(self.most_connections, self.expected),
             ConnectionCount::fixed,
         )
     }
@@ -170,6 +182,31 @@ impl Database for PostgresDatabase {
 
     fn horizon(&self) -> Option<i64> {
         Some(self.horizon)
+    }
+
+    async fn current_horizon(&self) -> Result<Option<i64>, Error> {
+        let connector = &self.shared.connector;
+        let mut control = self.control.lock().await;
+        if let Some(connection) = &*control
+            && let Ok(horizon) = timeout(CONTROL_TIMEOUT, connection.query_horizon()).await
+            && let Ok(horizon) = horizon
+        {
+            return Ok(Some(horizon));
+        }
+        // It was lost, or this is the first run.
+        *control = None;
+        let connection = control.insert(connector.connect().await?);
+        Ok(Some(connection.horizon))
+    }
+
+    async fn verify(&self) -> Result<bool, Error> {
+        let FirstConnection {
+            connection,
+            catalog,
+            ..
+        } = self.shared.connector.connect_first().await?;
+        connection.close().await;
+        Ok(catalog.is_same(&self.shared.catalog))
     }
 
     fn waits_for(&self) -> Option<&'static str> {

@@ -227,6 +227,7 @@ mod tests {
             dry_run: false,
             statement_timeout: std::time::Duration::ZERO,
             patience: std::time::Duration::ZERO,
+            idle_limit: None,
             session: String::new(),
             tracer: crate::observe::otel::Tracer::default(),
         };

@@ -361,6 +361,7 @@ mod tests {
             pipeline: None,
             dry_run: false,
             statement_timeout: Duration::from_secs(30),
+            idle_limit: None,
             session: String::new(),
             tracer: Tracer::default(),
             expected: 0,
@@ -398,7 +399,11 @@ mod tests {
         let store = Store::open(options, shutdown, Arc::new(SystemClock))
             .await
             .unwrap();
-        let mut stream = store.store(PageStream::ready([page]));
+        let mut stream = store.store(
+            PageStream::ready([page]),
+            &Shutdown::new(),
+            &Tracer::default(),
+        );
         let mut outcomes = Vec::new();
         let mut error = None;
         while let Some(next) = stream.next().await {
@@ -549,7 +554,11 @@ mod tests {
                 .unwrap()
                 .execute_batch("DROP TABLE secret_tokens")
                 .unwrap();
-            let mut stream = store.store(PageStream::ready([page(&["aa"; 100])]));
+            let mut stream = store.store(
+                PageStream::ready([page(&["aa"; 100])]),
+                &Shutdown::new(),
+                &Tracer::default(),
+            );
             let (mut failed, mut not_attempted) = (0, 0);
             loop {
                 match stream.next().await.unwrap() {
@@ -597,7 +606,11 @@ mod tests {
             )
             .await
             .unwrap();
-            let mut stream = store.store(PageStream::ready([page(&vec!["aa"; 20_000])]));
+            let mut stream = store.store(
+                PageStream::ready([page(&vec!["aa"; 20_000])]),
+                &Shutdown::new(),
+                &Tracer::default(),
+            );
             let mut outcomes = stream.next().await.unwrap().unwrap();
             stream.stop();
             while let Some(batch) = stream.next().await {

@@ -15,7 +15,7 @@ use crate::pipeline::receipts::Receipt;
 use crate::pipeline::token::{Detail, Outcome, Status, Token, TokenDefect};
 use crate::runtime::clock::Clock;
 use crate::store::connection::{Connection, Database, Reply, RowlessReply};
-use crate::store::in_flight::{InDoubtSet, InFlight, RetryToken, report_unknown};
+use crate::store::in_flight::{InDoubtSet, InFlight, RUN_ABORTED, RetryToken, report_unknown};
 use crate::store::orphans::{Orphans, retry_lost};
 use crate::store::queue::{Claim, StoreJob};
 use crate::store::replies::PendingReplies;
@@ -165,7 +165,7 @@ pub(super) async fn run<D: Database>(
         return CloseReason::Finished;
     }
     if queue.shutdown.aborting().is_cancelled() {
-        writer.abandon("the run was aborted before the database answered");
+        writer.abandon(RUN_ABORTED);
         writer.claim = None;
         queue.close();
         queue.clear();
@@ -191,6 +191,7 @@ impl<D: Database> Writer<D> {
         let mut aborting = pin!(queue.shutdown.aborting().cancelled());
         let mut stopping = pin!(queue.shutdown.stopping().cancelled());
         let mut giving_up = pin!(queue.giving_up().cancelled());
+        let mut job_stops = queue.job_stops();
         let mut timer = reply_timeout.map(|limit| clock.sleep_until(self.now + limit));
         let mut last_reply = self.now;
         let mut working = Some(shared.writers.begin_work());
@@ -219,6 +220,10 @@ impl<D: Database> Writer<D> {
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
+            let idle_end = shared
+                .idle_limit
+                .filter(|_| idle)
+                .map(|limit| self.now + limit);
             let has_room = self.has_room(connection, replies.len());
             connection.await_replies(self.replies_until_room(connection, replies.len()));
             tokio::select! {
@@ -226,6 +231,7 @@ impl<D: Database> Writer<D> {
                 () = &mut aborting => return false,
                 () = &mut giving_up => return false,
                 () = &mut stopping, if !self.is_stopping => self.is_stopping = true,
+                Ok(()) = job_stops.changed() => self.detach_aborted(),
                 reply = replies.next(), if !idle => {
                     self.now = clock.now();
                     last_reply = self.now;
@@ -246,6 +252,10 @@ impl<D: Database> Writer<D> {
                 // Before due tokens: on a closed connection they would stay due for ever.
                 () = connection.closed(), if idle => return true,
                 () = sleep_until(&**clock, due), if has_room && due.is_some() => {}
+                // The last connection stays, for the next run.
+                () = sleep_until(&**clock, idle_end), if idle_end.is_some() && due.is_none() => {
+                    self.is_surplus |= shared.writers.working() > 1;
+                }
                 () = wait_for(&mut timer), if !idle => {
                     self.now = clock.now();
                     let due = last_reply + reply_timeout.unwrap_or_default();
@@ -428,6 +438,28 @@ impl<D: Database> Writer<D> {
                 return None;
             }
             self.claim = Some(self.shared.queue.try_claim()?);
+        }
+    }
+
+    /// Reports the tokens of aborted runs, whose replies are then dropped.
+    fn detach_aborted(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let abandoned = shared.queue.abandoned();
+        for request in &mut self.requests {
+            match request {
+                PendingRequest::Insert(in_flight) => {
+                    in_flight.detach_if_aborted(abandoned, self.now);
+                }
+                PendingRequest::Rowless(rowless) => {
+                    for in_flight in rowless {
+                        in_flight.detach_if_aborted(abandoned, self.now);
+                    }
+                }
+                PendingRequest::Receipts(_) => {}
+            }
+        }
+        for in_flight in &mut self.rowless {
+            in_flight.detach_if_aborted(abandoned, self.now);
         }
     }
 

@@ -80,6 +80,9 @@ impl<D: Database> Writer<D> {
     fn handle_error(&mut self, mut in_flight: InFlight, class: ErrorClass, detail: Arc<Detail>) {
         let is_stopping = self.is_stopping || in_flight.job.is_stopping();
         let may_retry = in_flight.tries < MAX_TRIES && !is_stopping;
+        if matches!(class, ErrorClass::Failed | ErrorClass::Denied { .. }) {
+            self.shared.is_doubtful.store(true, Ordering::Relaxed);
+        }
         let settle = |status| (status, Some(Arc::clone(&detail)));
         let (status, detail) = match class {
             ErrorClass::Rejected => settle(Status::Rejected),

@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use super::{IMAGE, build_image, docker, docker_stdout, text};
 use crate::support;
+use crate::support::http::{answer, status, wait_until_ok};
+use crate::support::postgres::free_port;
 
 /// Pulls or builds the image of PostgreSQL that the file names.
 fn ensure_postgres_image() {
@@ -23,9 +25,19 @@ fn ensure_postgres_image() {
 struct ComposeProject {
     name: String,
     size: &'static str,
+    /// The port of the profile `service`.
+    port: u16,
 }
 
 impl ComposeProject {
+    fn new(name: &str, size: &'static str) -> Self {
+        Self {
+            name: format!("token_service_test_{name}_{}", std::process::id()),
+            size,
+            port: free_port(),
+        }
+    }
+
     fn compose(&self, args: &[&str]) -> Output {
         // Compose is a plugin of docker, or a separate program in older installations.
         let is_plugin = docker(&["compose", "version"]).status.success();
@@ -48,7 +60,8 @@ impl ComposeProject {
             .current_dir(support::root())
             .env("TOKEN_SERVICE_IMAGE", IMAGE)
             .env("DB_PASS", "of this test")
-            .env("SIZE", self.size);
+            .env("SIZE", self.size)
+            .env("SERVE_PORT", self.port.to_string());
         command.output().expect("docker compose, or docker-compose")
     }
 
@@ -64,11 +77,16 @@ impl ComposeProject {
         let stderr = text(&output.stderr);
         text(&output.stdout).trim().parse().expect(&stderr)
     }
+
+    fn down(&self) {
+        let profile = "--profile=service";
+        self.compose(&[profile, "down", "--volumes", "--timeout=5"]);
+    }
 }
 
 impl Drop for ComposeProject {
     fn drop(&mut self) {
-        self.compose(&["down", "--volumes", "--timeout=5"]);
+        self.down();
     }
 }
 
@@ -77,10 +95,7 @@ impl Drop for ComposeProject {
 fn compose_project_runs_the_job_and_leaves_nothing_behind() {
     build_image();
     ensure_postgres_image();
-    let mut project = ComposeProject {
-        name: format!("token_service_test_{}", std::process::id()),
-        size: "300",
-    };
+    let mut project = ComposeProject::new("job", "300");
     let up = ["up", "--exit-code-from", "token_service"];
     let run = project.compose(&up);
     let (stdout, stderr) = (text(&run.stdout), text(&run.stderr));
@@ -98,11 +113,30 @@ fn compose_project_runs_the_job_and_leaves_nothing_behind() {
     project.compose(&["up", "--detach", "token_service"]);
     assert_eq!(project.rows(), stored);
 
-    project.compose(&["down", "--volumes", "--timeout=5"]);
+    project.down();
     let filter = format!("label=com.docker.compose.project={}", project.name);
     for kind in ["container", "network", "volume"] {
         let all: &[&str] = if kind == "container" { &["--all"] } else { &[] };
         let list = [&[kind, "ls", "--quiet", "--filter", &filter][..], all].concat();
         assert_eq!(docker_stdout(&list), "", "a {kind} is left");
     }
+}
+
+#[test]
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn compose_profile_runs_the_service_instead_of_the_job() {
+    build_image();
+    ensure_postgres_image();
+    let project = ComposeProject::new("service", "1");
+    let up = project.compose(&["--profile=service", "up", "--detach", "service"]);
+    assert!(up.status.success(), "{}", text(&up.stderr));
+    let token = "authorization: Bearer trial\r\n";
+    wait_until_ok(project.port, "GET /readyz", token);
+    let run = "POST /v1/runs?size=50";
+    assert_eq!(status(&answer(project.port, run, "")), 401);
+    let report = answer(project.port, run, token);
+    assert_eq!(status(&report), 200, "{report}");
+    assert!(report.contains("\"received\":50"), "{report}");
+    let stored = report.matches("\"status\":\"stored\"").count();
+    assert_eq!(project.rows(), stored);
 }

@@ -8,6 +8,7 @@ mod obstacle;
 mod scope;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Deserialize;
 
@@ -61,6 +62,9 @@ pub(in crate::store) struct Catalog {
     relations: Vec<Relation>,
     #[serde(skip)]
     is_assumed: bool,
+    /// The hash of the server's text.
+    #[serde(skip)]
+    fingerprint: u64,
     /// The column that receives the token, by relation.
     #[serde(skip)]
     token_columns: HashMap<i64, String>,
@@ -193,7 +197,15 @@ impl Catalog {
     pub(super) fn parse(json: &str, column: &str) -> Result<Self, serde_json::Error> {
         let mut catalog: Self = serde_json::from_str(json)?;
         catalog.find_token_columns(column);
+        let mut hasher = DefaultHasher::new();
+        json.hash(&mut hasher);
+        catalog.fingerprint = hasher.finish();
         Ok(catalog)
+    }
+
+    /// Returns true if the server said the same of the table at another time.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// Creates the catalog of a pipeline test.

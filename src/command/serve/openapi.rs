@@ -1,0 +1,52 @@
+//! The `OpenAPI` document, made from the handlers of the requests.
+
+use axum::Json;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::command::serve::{api, events, health, metrics};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "token_service",
+        description = "Fetches tokens from a source, stores each one in its own transaction, and reports every token with its outcome."
+    ),
+    paths(
+        api::start_run,
+        api::list_runs,
+        api::show_run,
+        api::stop_run,
+        api::replay_run,
+        api::report,
+        events::events,
+        health::healthz,
+        health::readyz,
+        metrics::metrics,
+    ),
+    tags(
+        (name = "runs", description = "Start, follow and stop runs"),
+        (name = "health", description = "Health and metrics"),
+    ),
+    security(("token" = [])),
+    modifiers(&TokenScheme)
+)]
+struct ServiceDocument;
+
+/// Adds how clients authenticate.
+struct TokenScheme;
+
+impl Modify for TokenScheme {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Answers `GET /openapi.json`.
+pub(super) async fn openapi() -> Json<Document> {
+    Json(ServiceDocument::openapi())
+}
