@@ -44,6 +44,7 @@ mod rounds;
 mod scratch_folders;
 mod sections;
 mod server_cpu;
+mod service;
 mod sql;
 mod statistics;
 mod table;

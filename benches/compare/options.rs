@@ -49,6 +49,8 @@ pub enum BenchSection {
     SlowSource,
     /// A source that refuses requests above a rate
     RateLimit,
+    /// The service: runs of one token, tokens streamed, waiting event streams
+    Serve,
     /// Time per token for increasing numbers of tokens
     Growth,
     /// Peak memory with each report format

@@ -54,6 +54,7 @@ pub fn load_for_serve(args: &ServeArgs, env: &Env) -> Result<ServeSettings, Vec<
         queue: usize::try_from(layers.value(&QUEUE)).unwrap_or(usize::MAX),
         data: layers.get(&DATA),
         token,
+        no_auth,
         may_run_after_answer: !env.has(CLOUD_RUN_SERVICE) || layers.value(&CPU_ALWAYS),
     };
     layers.finish(settings)

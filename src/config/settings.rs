@@ -160,6 +160,8 @@ pub struct ServeSettings {
     pub data: Option<PathBuf>,
     /// The token that clients send; `None` if no client has to authenticate.
     pub token: Option<Secret>,
+    /// True if something in front of the service authenticates its clients.
+    pub no_auth: bool,
     /// False if the platform takes the processor away after an answer.
     pub may_run_after_answer: bool,
 }

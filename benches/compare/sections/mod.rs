@@ -14,6 +14,7 @@ mod one;
 mod rate_limit;
 mod remote;
 mod script;
+mod serve;
 mod size;
 mod slow_source;
 mod small;
@@ -24,7 +25,7 @@ mod sweep;
 type MeasureFn = fn(&mut BenchEnvironment) -> Result<BenchResults>;
 
 /// All sections in the order of the report.
-pub const ALL: [(BenchSection, MeasureFn); 12] = [
+pub const ALL: [(BenchSection, MeasureFn); 13] = [
     (BenchSection::Local, local::measure),
     (BenchSection::Small, small::measure),
     (BenchSection::One, one::measure),
@@ -32,6 +33,7 @@ pub const ALL: [(BenchSection, MeasureFn); 12] = [
     (BenchSection::Sweep, sweep::measure),
     (BenchSection::SlowSource, slow_source::measure),
     (BenchSection::RateLimit, rate_limit::measure),
+    (BenchSection::Serve, serve::measure),
     (BenchSection::Growth, growth::measure),
     (BenchSection::Memory, memory::measure),
     (BenchSection::Script, script::measure),

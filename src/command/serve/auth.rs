@@ -1,10 +1,12 @@
 //! Who may use the service: clients with its token, and browsers with the cookie of a login. Pages of other
 //! origins cannot start or stop runs.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Form, Request, State};
 use axum::http::header::{HOST, LOCATION, ORIGIN, SET_COOKIE};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -30,6 +32,11 @@ pub(super) async fn check(
     {
         return Problem::foreign_page().into_response();
     }
+    // On loopback without a token, a page whose name leads here would be of the same origin.
+    let is_local = !service.access.is_restricted() && !service.settings.no_auth;
+    if is_local && host(&request).is_some_and(|host| !is_loopback(host)) {
+        return Problem::foreign_host().into_response();
+    }
     let path = request.uri().path();
     let is_open = path == "/login" || path == "/logout" || path.starts_with("/assets/");
     if is_open || service.access.allows(headers) {
@@ -39,6 +46,26 @@ pub(super) async fn check(
         return login_page(false);
     }
     Problem::unauthorized().into_response()
+}
+
+/// Returns the host that a request names, with its port.
+fn host(request: &Request) -> Option<&str> {
+    let of_uri = request.uri().authority().map(Authority::as_str);
+    let of_header = || request.headers().get(HOST)?.to_str().ok();
+    of_uri.or_else(of_header)
+}
+
+/// Returns true if a host with a port names this machine, and no name server has a say in it.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Returns true if a browser sent the request for a page of another site or origin.
@@ -105,6 +132,29 @@ mod tests {
         pairs
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect()
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_loopback() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:80",
+            "127.9.9.9",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "localhost.example.com",
+            "example.com:8080",
+            "10.0.0.1:8080",
+            "127.0.0.1.nip.io",
+            "",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
     }
 
     #[test]

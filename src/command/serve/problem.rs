@@ -89,6 +89,15 @@ impl Problem {
         .hint("use the pages of the service itself, or a client that is no browser")
     }
 
+    /// The request names another host, on loopback without a token.
+    pub fn foreign_host() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "the request names another host than this machine",
+        )
+        .hint("use localhost or 127.0.0.1; set TOKEN_SERVICE_SERVE_TOKEN for other names, or --no-auth if something in front of the service authenticates its clients")
+    }
+
     /// There is nothing at this path.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "nothing is at this path")

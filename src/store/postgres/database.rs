@@ -107,7 +107,12 @@ pub(in crate::store) async fn open(
     let database = PostgresDatabase {
         connections: options.connections,
         most_connections,
-        expected: options.expected,
+        // A store of many runs may get more at any time.
+        expected: if options.is_shared() {
+            u64::MAX
+        } else {
+            options.expected
+        },
         horizon: connection.horizon,
         first_backend: connection.backend().cloned(),
         early,

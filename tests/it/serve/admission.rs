@@ -69,7 +69,8 @@ fn slow_reader_holds_up_only_its_own_run() {
     let service = Service::on(&database, &source, &["--page-size", "2000"]);
     // It reads the head of the answer and nothing more.
     let mut slow = TcpStream::connect(service.address()).unwrap();
-    let request = "POST /v1/runs?size=1000000 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    let request =
+        "POST /v1/runs?size=1000000 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
     slow.write_all(request.as_bytes()).unwrap();
     let mut head = [0; 512];
     slow.read_exact(&mut head).unwrap();

@@ -18,7 +18,7 @@ fn client_that_disconnects_does_not_end_its_run() {
     let database = database();
     let service = Service::on(&database, &source, &[]);
     let mut socket = TcpStream::connect(service.address()).unwrap();
-    let request = "POST /v1/runs?size=2 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    let request = "POST /v1/runs?size=2 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
     socket.write_all(request.as_bytes()).unwrap();
     source.wait_for(1);
     drop(socket);

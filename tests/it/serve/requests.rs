@@ -49,6 +49,7 @@ fn invalid_requests_get_a_problem_document() {
         ),
         problem("POST", "/v1/runs", &[("idempotency-key", "")], ""),
         problem("POST", "/v1/runs", &[("sec-fetch-site", "cross-site")], ""),
+        problem("GET", "/", &[("host", "evil.example")], ""),
         problem("GET", unknown, &[], ""),
         problem("GET", "/v1/runs/one", &[], ""),
         problem("DELETE", unknown, &[], ""),
@@ -223,7 +224,7 @@ fn slow_heads_of_requests_are_closed() {
         .set_read_timeout(Some(Duration::from_secs(45)))
         .unwrap();
     socket
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-slow: ")
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
         .unwrap();
     let mut answer = Vec::new();
     // The service ends the connection; a read that times out is an error.

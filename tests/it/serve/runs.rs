@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::{Service, database};
+use crate::support::collector::Collector;
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::response::{Gate, Response};
@@ -59,7 +60,7 @@ fn first_outcomes_arrive_before_the_run_ends() {
     let source = Source::responding([first, second]);
     let service = Service::on(&database(), &source, &["--fetch-concurrency", "1"]);
     let mut socket = TcpStream::connect(service.address()).unwrap();
-    let request = "POST /v1/runs?size=3 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    let request = "POST /v1/runs?size=3 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
     socket.write_all(request.as_bytes()).unwrap();
     let mut lines = BufReader::new(socket).lines();
     let found = lines
@@ -212,7 +213,7 @@ fn events_show_progress_and_then_the_summary() {
     let service = Service::on(&Database::standard(), &source, &args);
     let id = service.start_run("?size=3");
     let mut socket = TcpStream::connect(service.address()).unwrap();
-    let request = format!("GET /v1/runs/{id}/events HTTP/1.1\r\nhost: a\r\n\r\n");
+    let request = format!("GET /v1/runs/{id}/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
     socket.write_all(request.as_bytes()).unwrap();
     let mut lines = BufReader::new(socket).lines().map(Result::unwrap);
     let seen = lines
@@ -315,4 +316,43 @@ fn masked_reports_hide_tokens() {
     assert!(!answer.text.contains("s3cret"), "{}", answer.text);
     assert_eq!(answer.lines()[0]["masked"], true);
     assert_eq!(database.rows(), ["s3cret-token-value"]);
+}
+
+#[test]
+fn spans_of_a_run_belong_to_the_trace_of_its_request() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const CALLER: &str = "00f067aa0ba902b7";
+    let (database, collector) = (database(), Collector::new());
+    let source = Source::generating(|size| size);
+    let command = Command::new()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+        .database(&database)
+        .source(&source);
+    let service = Service::of(command);
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    let answer = service
+        .run("?size=2", &[("traceparent", &parent)])
+        .expect(200);
+    assert_eq!(answer.summary()["stored"], 2);
+    service.run("?size=1", &[]).expect(200);
+    service.stop().expect_code(0);
+    let spans = collector.spans_of("run");
+    let parents: Vec<(&str, &str)> = spans
+        .iter()
+        .map(|span| (span.trace.as_str(), span.parent.as_str()))
+        .collect();
+    assert_eq!(parents.len(), 2);
+    assert!(parents.contains(&(TRACE, CALLER)), "{parents:?}");
+    assert_eq!(
+        parents
+            .iter()
+            .filter(|(_, parent)| parent.is_empty())
+            .count(),
+        1
+    );
+    let inserts = collector.spans_of("POST");
+    assert!(
+        inserts.iter().any(|span| span.trace == TRACE),
+        "the source's request"
+    );
 }
