@@ -2,7 +2,6 @@
 //!
 //! The script has its own thread. The current thread runs fetching and storing.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, thread};
@@ -212,7 +211,7 @@ fn with_check_hint(error: Error) -> Error {
 
 /// Opens source, database and reports, and runs the script.
 pub(crate) async fn pipeline(
-    settings: RunSettings,
+    mut settings: RunSettings,
     script: Script,
     shutdown: Shutdown,
     run_context: RunContext,
@@ -230,7 +229,6 @@ pub(crate) async fn pipeline(
         .deadline
         .map(|deadline| run_context.instant + deadline);
     let inputs = inputs(&settings);
-    let mut settings = settings;
     if let Some(receipts) = &mut settings.store.receipts {
         receipts.run_id = run_context.run_id;
         receipts.shard = run_context.shard.unwrap_or_default();
@@ -240,8 +238,7 @@ pub(crate) async fn pipeline(
     options.session = run_context.run_id.to_string();
     options.tracer = run_context.tracer.clone();
     let dry_run = options.dry_run;
-    let shared_source = shared.as_ref().and_then(|shared| shared.source.as_ref());
-    let source = match shared_source {
+    let source = match shared.as_ref().and_then(|shared| shared.source.as_ref()) {
         Some(source) => Box::new(source.for_run(run_context.tracer.clone())),
         None => open_source(&settings, &run_context.tracer).await?,
     };
@@ -278,6 +275,8 @@ pub(crate) async fn pipeline(
     } else {
         0
     };
+    let is_shared = session.is_some() && settings.journal.is_some();
+    let horizon = run_horizon(&store, is_shared).await?;
     // Opened last, so that a run that cannot start leaves no empty reports.
     let mut reports = open_reports().map_err(unwritable)?;
     reports.mask = settings.mask;
@@ -289,7 +288,8 @@ pub(crate) async fn pipeline(
             earlier.resume(&run_id)
         } else {
             let size = (!fetcher.is_open_ended()).then_some(settings.size);
-            begin_journal(path, run_id, size, &settings.store, &store, session).await
+            let header = journal_header(run_id, horizon, &settings.store).with_requested(size);
+            Journal::begin(path, &header.with_session(session))
         };
         match journal {
             Ok(journal) => {
@@ -320,28 +320,22 @@ pub(crate) async fn pipeline(
     run_script(script, host, run_context, &display).await
 }
 
-/// Begins the journal of a run; `session` names the connections if other runs share them.
-async fn begin_journal(
-    path: &Path,
-    run_id: String,
-    size: Option<u64>,
-    options: &StoreOptions,
-    store: &Store,
-    session: Option<String>,
-) -> Result<Journal, Error> {
-    let horizon = match &session {
-        // Other runs used the connections before.
-        Some(_) => store.current_horizon().await?,
-        None => store.horizon(),
-    };
+/// Returns the transaction id horizon of a run. Other runs may have used the connections of a shared store
+/// before.
+async fn run_horizon(store: &Store, is_shared: bool) -> Result<Option<i64>, Error> {
+    if is_shared {
+        store.current_horizon().await
+    } else {
+        Ok(store.horizon())
+    }
+}
+
+/// Returns the header of a run's journal.
+fn journal_header(run_id: String, horizon: Option<i64>, options: &StoreOptions) -> JournalHeader {
     let receipts = options.receipts.as_ref();
     let receipts = receipts.map(|receipts| (receipts.table.to_string(), receipts.shard));
     let (table, column) = (options.table.to_string(), options.column.clone());
-    let header = JournalHeader::new(run_id, horizon, table, column)
-        .with_requested(size)
-        .with_receipts(receipts)
-        .with_session(session);
-    Journal::begin(path, &header)
+    JournalHeader::new(run_id, horizon, table, column).with_receipts(receipts)
 }
 
 /// Returns how requests are sent. A run that another process can continue without a journal sends one at a

@@ -30,6 +30,8 @@ pub struct Command {
     args: Vec<OsString>,
     envs: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
+    /// The largest file that it can write, in KiB.
+    file_limit: Option<u32>,
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -42,6 +44,7 @@ impl Command {
             args: Vec::new(),
             envs: Vec::new(),
             stdin: Vec::new(),
+            file_limit: None,
             dir: Arc::new(dir),
         }
     }
@@ -66,6 +69,13 @@ impl Command {
     pub fn prepend_args(mut self, args: Vec<String>) -> Self {
         let args = args.into_iter().map(OsString::from);
         self.args.splice(0..0, args);
+        self
+    }
+
+    /// Lets writes beyond this size of a file fail, as on a full disk.
+    #[must_use]
+    pub fn file_limit(mut self, kibibytes: u32) -> Self {
+        self.file_limit = Some(kibibytes);
         self
     }
 
@@ -146,7 +156,16 @@ impl Command {
 
     /// Converts to the standard library's command, for settings that this builder lacks.
     pub fn std_command(&self) -> std::process::Command {
-        let mut command = std::process::Command::new(binary());
+        let mut command = match self.file_limit {
+            None => std::process::Command::new(binary()),
+            Some(kibibytes) => {
+                let script = "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"";
+                let mut shell = std::process::Command::new("bash");
+                shell.args(["-c", script, "bash", &kibibytes.to_string()]);
+                shell.arg(binary());
+                shell
+            }
+        };
         command.args(&self.args).current_dir(self.dir()).env_clear();
         // The developer's environment must not leak in: no proxy, token, colour or time zone.
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -15,10 +15,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use crate::command::serve::api::{find, stream_headers};
 use crate::command::serve::formats::objects;
 use crate::command::serve::problem::{Problem, ProblemDocument};
+use crate::command::serve::reports::stream_headers;
 use crate::command::serve::run::{Run, RunObject};
+use crate::command::serve::runs::find;
 use crate::command::serve::service::Service;
 
 /// The least time between two events of progress.
@@ -45,6 +46,7 @@ struct ProgressObject {
     params(("id" = String, Path, description = "The id of the run", format = Uuid)),
     responses(
         (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+        (status = 401, description = "The request has no valid token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "No run has this id", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 410, description = "The event id of the client is beyond the report", body = ProblemDocument, content_type = "application/problem+json"),
     ))]

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use bytes::Bytes;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::command::serve::problem::Problem;
 use crate::error::Error;
@@ -15,6 +16,19 @@ use crate::pipeline::numbers::Numbers;
 use crate::report::ledger::Ledger;
 use crate::report::summary::{RunRecord, Summary};
 use crate::report::{FORMATS, ReportFormat, Reports, csv, html, json, ndjson, text, yaml};
+
+/// The names of the formats, for the `OpenAPI` document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum FormatName {
+    Text,
+    Ndjson,
+    Json,
+    Csv,
+    Yaml,
+    Html,
+}
 
 /// The media types of the formats, the default one first.
 static MEDIA_TYPES: [(&str, &ReportFormat); 6] = [

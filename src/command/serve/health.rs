@@ -7,13 +7,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use crate::command::serve::problem::Problem;
+use crate::command::serve::problem::{Problem, ProblemDocument};
 use crate::command::serve::readiness::ReadinessObject;
 use crate::command::serve::service::Service;
 
 /// The process answers
 #[utoipa::path(get, path = "/healthz", tag = "health",
-    responses((status = 200, description = "The process answers", body = String)))]
+    responses(
+        (status = 200, description = "The process answers", body = String),
+        (status = 401, description = "The request has no valid token", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -22,6 +25,7 @@ pub(super) async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses(
         (status = 200, description = "Runs can start", body = ReadinessObject),
+        (status = 401, description = "The request has no valid token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Source or database cannot be used, or the service is shutting down", body = ReadinessObject),
     ))]
 pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Response {

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::command::serve::places::Admission;
 use crate::command::serve::run::Run;
-use crate::error::Error;
 use crate::error::exit::Cause;
 use crate::fetch::input::Input;
 
@@ -28,6 +27,4 @@ pub(super) struct RunJob {
     pub parent: HashMap<String, String>,
     /// What stops the run.
     pub stops: mpsc::UnboundedReceiver<Cause>,
-    /// Told when the run can report tokens, or why it cannot.
-    pub started: oneshot::Sender<Result<(), Error>>,
 }

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use crate::command::serve::counts::{COMMIT_SECONDS, Counts, OUTCOMES, RUN_SECONDS};
+use crate::command::serve::problem::ProblemDocument;
 use crate::command::serve::service::Service;
 use crate::observe::metrics::text::Exposition;
 use crate::pipeline::numbers::Numbers;
@@ -21,7 +22,10 @@ const FINAL: [Status; 3] = [Status::Stored, Status::Rejected, Status::Unknown];
 
 /// The metrics of the service
 #[utoipa::path(get, path = "/metrics", tag = "health",
-    responses((status = 200, description = "The Prometheus text format", body = String, content_type = "text/plain")))]
+    responses(
+        (status = 200, description = "The Prometheus text format", body = String, content_type = "text/plain"),
+        (status = 401, description = "The request has no valid token", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Response {
     let content_type = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, text(&service)).into_response()

@@ -1,12 +1,11 @@
 //! `token_service serve`: the pipeline as an HTTP service.
 //!
-//! `connections` accepts requests, `auth` checks them by `access`, and `api`, `events`, `health`, `metrics`,
-//! `openapi` and `site` answer them. `service` has what they share: `places` for runs, `counts` and `readiness`.
-//! `runner` does each `job`; `registry` and the folder of `data` remember its `run`. A response is a reader of a
-//! run's `report_log`, and `formats` rewrites its lines.
+//! `connections` accepts requests, and `auth` checks them by `access`. `start`, `runs`, `reports` and `events`
+//! answer those about runs, and `health`, `metrics`, `openapi` and `site` the others. `service` has what they
+//! share: `places` for runs, `counts` and `readiness`. `runner` does each `job`; `registry` and the folder of
+//! `data` remember its `run`. A response is a reader of a run's `report_log`, and `formats` rewrites its lines.
 
 mod access;
-mod api;
 mod auth;
 mod connections;
 mod counts;
@@ -23,11 +22,14 @@ mod problem;
 mod readiness;
 mod registry;
 mod report_log;
+mod reports;
 mod run;
 mod runner;
+mod runs;
 mod scripts;
 mod service;
 mod site;
+mod start;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -146,15 +148,18 @@ fn router(service: &Arc<Service>) -> Router {
         .route("/openapi.json", only("GET", get(openapi::openapi)))
         .route(
             "/v1/runs",
-            only("GET, POST", get(api::list_runs).post(api::start_run)),
+            only("GET, POST", get(runs::list_runs).post(start::start_run)),
         )
         .route(
             "/v1/runs/{id}",
-            only("GET, DELETE", get(api::show_run).delete(api::stop_run)),
+            only("GET, DELETE", get(runs::show_run).delete(runs::stop_run)),
         )
-        .route("/v1/runs/{id}/report", only("GET", get(api::report)))
+        .route("/v1/runs/{id}/report", only("GET", get(reports::report)))
         .route("/v1/runs/{id}/events", only("GET", get(events::events)))
-        .route("/v1/runs/{id}/replay", only("POST", post(api::replay_run)))
+        .route(
+            "/v1/runs/{id}/replay",
+            only("POST", post(start::replay_run)),
+        )
         .merge(health_routes());
     let check = middleware::from_fn_with_state(Arc::clone(service), auth::check);
     finished(routes.layer(check), service)

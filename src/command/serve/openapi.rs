@@ -5,7 +5,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::command::serve::{api, events, health, metrics};
+use crate::command::serve::{events, health, metrics, reports, runs, start};
 
 /// The document.
 #[derive(OpenApi)]
@@ -15,12 +15,12 @@ use crate::command::serve::{api, events, health, metrics};
         description = "Fetches tokens from a source, stores each one in its own transaction, and reports every token with its outcome."
     ),
     paths(
-        api::start_run,
-        api::list_runs,
-        api::show_run,
-        api::stop_run,
-        api::replay_run,
-        api::report,
+        start::start_run,
+        runs::list_runs,
+        runs::show_run,
+        runs::stop_run,
+        start::replay_run,
+        reports::report,
         events::events,
         health::healthz,
         health::readyz,

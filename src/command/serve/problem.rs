@@ -120,6 +120,23 @@ impl Problem {
         .header(ALLOW, HeaderValue::from_static(allowed))
     }
 
+    /// The report has fewer lines than the client has read.
+    pub fn beyond(lines: u64) -> Self {
+        Self::new(
+            StatusCode::GONE,
+            format!("the report has only {lines} lines"),
+        )
+        .hint("`after` is the number of lines that were read of this run's report")
+    }
+
+    /// The body does not arrive.
+    pub fn slow_body(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not arrive within {} seconds", limit.as_secs()),
+        )
+    }
+
     /// The platform takes the processor away after an answer.
     pub fn no_work_after_answer() -> Self {
         Self::new(
@@ -160,9 +177,9 @@ impl Problem {
     pub fn wrong_body() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body is not text/plain",
+            "the body is not text/plain in UTF-8",
         )
-        .hint("send one token per line, with `Content-Type: text/plain`")
+        .hint("send one token per line with `Content-Type: text/plain`, and without compression")
     }
 
     /// The idempotency key belongs to another request.

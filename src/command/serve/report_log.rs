@@ -43,6 +43,8 @@ struct LogState {
     /// The number of complete lines.
     lines: u64,
     has_ended: bool,
+    /// True if a part could not be written, so that the report is incomplete.
+    has_failed: bool,
     readers: HashMap<u64, ReaderPlace>,
     next_reader: u64,
     /// The last lines about rejected tokens, newest first.
@@ -137,6 +139,7 @@ impl ReportLog {
                 content,
                 lines: 0,
                 has_ended: false,
+                has_failed: false,
                 readers: HashMap::new(),
                 next_reader: 0,
                 rejections: VecDeque::new(),
@@ -180,7 +183,7 @@ impl ReportLog {
             }
             Content::File { .. } => 0,
         };
-        if line < oldest || state.has_ended && line > state.lines {
+        if line < oldest || state.has_failed || state.has_ended && line > state.lines {
             return Err(LinesGone);
         }
         let id = state.next_reader;
@@ -196,6 +199,17 @@ impl ReportLog {
             line,
             offset: None,
         })
+    }
+
+    /// Returns true if the report is incomplete, because a part could not be written.
+    pub fn has_failed(&self) -> bool {
+        self.state().has_failed
+    }
+
+    /// Marks the report as incomplete: readers get an error after what was written.
+    fn fail(&self) {
+        self.state().has_failed = true;
+        self.changed.notify_waiters();
     }
 
     /// Ends the report: readers end after its last line.
@@ -346,7 +360,7 @@ impl Write for LogWriter {
         }
         let written = self.log.append(&self.buffer, &self.shutdown);
         self.buffer.clear();
-        written
+        written.inspect_err(|_| self.log.fail())
     }
 }
 
@@ -380,6 +394,7 @@ impl LogReader {
             changed.as_mut().enable();
             match self.try_next() {
                 Ok(Some(bytes)) => return Some(Ok(bytes)),
+                Ok(None) if self.log.has_failed() => return Some(Err(LinesGone)),
                 Ok(None) if self.log.state().has_ended => return None,
                 Ok(None) => changed.await,
                 Err(gone) => return Some(Err(gone)),
@@ -572,6 +587,22 @@ mod tests {
             writer.write_all(line.as_bytes()).unwrap();
         }
         assert_eq!(slow.next().await, Some(Err(LinesGone)));
+    }
+
+    #[tokio::test]
+    async fn report_that_could_not_be_written_does_not_look_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        File::create(&path).unwrap();
+        // Open for reading only, so that nothing can be written.
+        let log = ReportLog::in_file(File::open(path).unwrap());
+        let mut reader = log.read_after(0).unwrap();
+        let mut writer = LogWriter::new(&log, Shutdown::new());
+        writer.write_all(b"a\n").unwrap();
+        writer.flush().unwrap_err();
+        log.end();
+        assert_eq!(reader.next().await, Some(Err(LinesGone)));
+        assert_eq!(log.read_after(0).err(), Some(LinesGone));
     }
 
     #[test]

@@ -78,6 +78,10 @@ pub(super) struct RunObject {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Uuid)]
     pub replayed_by: Option<Uuid>,
+    /// The run that it replays, whose tokens it reports again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub replay_of: Option<Uuid>,
     /// The summary object of its report, once it has ended. Lists of runs leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -129,6 +133,7 @@ impl RunObject {
             exit_code: None,
             error: None,
             replayed_by: None,
+            replay_of: None,
             summary: None,
         }
     }
@@ -159,6 +164,8 @@ pub(super) struct Run {
     state: Mutex<Progress>,
     /// Changes when the run begins and when it ends.
     changed: watch::Sender<()>,
+    /// Whether the run has started, so that it reports tokens; or why it could not.
+    started: watch::Sender<Option<Result<(), Error>>>,
     signals: mpsc::UnboundedSender<Cause>,
 }
 
@@ -206,6 +213,7 @@ impl Run {
             kept_report: None,
             state: Progress::of(object),
             changed: watch::Sender::default(),
+            started: watch::Sender::new(None),
             signals,
         };
         (run, stops)
@@ -222,6 +230,7 @@ impl Run {
             kept_report: report,
             state: Progress::of(object),
             changed: watch::Sender::default(),
+            started: watch::Sender::new(Some(Ok(()))),
             signals,
         }
     }
@@ -261,8 +270,36 @@ impl Run {
         self.progress().host = Arc::downgrade(host);
     }
 
-    /// Records how the run ended, and ends its report.
-    pub fn end(&self, conclusion: &Conclusion, was_stopped: bool) {
+    /// Notes that the run reports tokens from now on, or why it cannot; only the first call counts. Returns
+    /// true if this was the first one.
+    pub fn set_started(&self, result: Result<(), Error>) -> bool {
+        self.started.send_if_modified(|started| {
+            let is_first = started.is_none();
+            started.get_or_insert(result);
+            is_first
+        })
+    }
+
+    /// Waits until the run reports tokens.
+    ///
+    /// # Errors
+    /// Why it could not start.
+    pub async fn started(&self) -> Result<(), Error> {
+        let mut started = self.started.subscribe();
+        let result = started.wait_for(Option::is_some).await;
+        // The sender is part of the run.
+        result.map_or(Ok(()), |result| result.clone().unwrap_or(Ok(())))
+    }
+
+    /// Records how the run ended, and ends its report. Returns true if the run did not start.
+    pub fn end(&self, conclusion: &Conclusion, was_stopped: bool) -> bool {
+        let failed_to_start = match &conclusion.error {
+            Some(error) if conclusion.summary.is_none() => self.set_started(Err(error.clone())),
+            _ => {
+                self.set_started(Ok(()));
+                false
+            }
+        };
         {
             let mut progress = self.progress();
             progress.host = Weak::new();
@@ -284,6 +321,7 @@ impl Run {
             log.end();
         }
         self.changed.send_replace(());
+        failed_to_start
     }
 
     /// Notes that a replay settles what this run left; returns false if one does already, or if nothing is left.
@@ -308,6 +346,7 @@ impl Run {
             requested: object.requested,
             state: RunState::Completed,
             replayed_by: Some(replay.id),
+            replay_of: None,
             ..replay.clone()
         };
     }

@@ -1,11 +1,11 @@
 //! Runs what requests have started, one task per run. A run does not end with its request.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tracing::Instrument as _;
 
@@ -44,24 +44,6 @@ pub(super) async fn run_jobs(service: Arc<Service>, mut jobs: mpsc::UnboundedRec
     }
 }
 
-/// Tells the request once whether its run has started.
-#[derive(Clone)]
-struct Started(Arc<Mutex<Option<StartSender>>>);
-
-type StartSender = oneshot::Sender<Result<(), Error>>;
-
-impl Started {
-    fn tell(&self, result: Result<(), Error>) -> bool {
-        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = sender.take();
-        sender.is_some_and(|sender| {
-            // The client may be gone.
-            let _ = sender.send(result);
-            true
-        })
-    }
-}
-
 async fn run_job(service: &Arc<Service>, job: RunJob) {
     let RunJob {
         run,
@@ -69,9 +51,7 @@ async fn run_job(service: &Arc<Service>, job: RunJob) {
         admission,
         parent,
         mut stops,
-        started,
     } = job;
-    let started = Started(Arc::new(Mutex::new(Some(started))));
     let replayed = match &work {
         RunWork::Replay(left) => Some(Arc::clone(left)),
         RunWork::Script { .. } => None,
@@ -90,7 +70,6 @@ async fn run_job(service: &Arc<Service>, job: RunJob) {
                 run_id: run.id,
                 ..RunContext::now()
             };
-            let work = (work, started.clone());
             Box::pin(supervised(
                 service, &run, work, context, &parent, &mut stops,
             ))
@@ -98,18 +77,11 @@ async fn run_job(service: &Arc<Service>, job: RunJob) {
         }
     };
     let was_stopped = was_stopped(&conclusion);
-    let failed_to_start = match &conclusion.error {
-        Some(error) if conclusion.summary.is_none() => started.tell(Err(error.clone())),
-        _ => {
-            started.tell(Ok(()));
-            false
-        }
-    };
     log(&conclusion);
     service
         .metrics
         .record(&conclusion, was_stopped, began.elapsed());
-    run.end(&conclusion, was_stopped);
+    let failed_to_start = run.end(&conclusion, was_stopped);
     keep(service, &run, failed_to_start);
     if let Some(left) = replayed {
         left.end_replay(conclusion.summary.as_ref().map(|_| run.object()).as_ref());
@@ -136,7 +108,7 @@ fn was_stopped(conclusion: &Conclusion) -> bool {
 async fn supervised(
     service: &Arc<Service>,
     run: &Arc<Run>,
-    (work, started): (RunWork, Started),
+    work: RunWork,
     mut context: RunContext,
     parent: &HashMap<String, String>,
     stops: &mut mpsc::UnboundedReceiver<Cause>,
@@ -160,7 +132,7 @@ async fn supervised(
         None => std::future::pending().await,
     };
     let mut conclusion = supervise(context.clone(), limits, next_stop, |shutdown, context| {
-        Box::pin(run_work(service, run, work, started, shutdown, context))
+        Box::pin(run_work(service, run, work, shutdown, context))
     })
     .await;
     hide_built_in_script(settings, &mut conclusion);
@@ -179,20 +151,19 @@ async fn run_work(
     service: &Arc<Service>,
     run: &Arc<Run>,
     work: RunWork,
-    started: Started,
     shutdown: Shutdown,
     context: RunContext,
 ) -> Result<Conclusion, Error> {
     let mut settings = service.settings.run.clone();
-    // A replay has no host that tells it.
-    let at_reports = matches!(work, RunWork::Replay(_)).then(|| started.clone());
+    // A replay has no host, so it has started when its reports are open.
+    let is_replay = matches!(work, RunWork::Replay(_));
     let environment = RunEnvironment {
-        open_reports: open_reports(run, shutdown.clone(), at_reports),
+        open_reports: open_reports(run, shutdown.clone(), is_replay),
         on_start: {
             let run = Arc::clone(run);
             Box::new(move |host| {
                 run.set_host(host);
-                started.tell(Ok(()));
+                run.set_started(Ok(()));
             })
         },
         shared: Some(service.shared.clone()),
@@ -245,7 +216,7 @@ async fn replay_run(
 }
 
 /// Returns what opens the reports of a run once it can start.
-fn open_reports(run: &Arc<Run>, shutdown: Shutdown, started: Option<Started>) -> OpenReports {
+fn open_reports(run: &Arc<Run>, shutdown: Shutdown, is_replay: bool) -> OpenReports {
     let run = Arc::clone(run);
     Box::new(move || {
         let mut reports = match &run.text {
@@ -262,8 +233,8 @@ fn open_reports(run: &Arc<Run>, shutdown: Shutdown, started: Option<Started>) ->
             let writer = LogWriter::new(log, shutdown);
             reports.add_writer(&ndjson::FORMAT, Box::new(writer));
         }
-        if let Some(started) = started {
-            started.tell(Ok(()));
+        if is_replay {
+            run.set_started(Ok(()));
         }
         Ok(reports)
     })
@@ -281,7 +252,9 @@ fn keep(service: &Service, run: &Run, failed_to_start: bool) {
         data.remove(run.id);
         return;
     }
-    data.finish_report(run.id);
+    if run.log.as_ref().is_some_and(|log| !log.has_failed()) {
+        data.finish_report(run.id);
+    }
     data.keep(&run.object(), run.key.as_ref());
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Service, database};
 use crate::support::command::Command;
 use crate::support::response::{Gate, Response};
-use crate::support::source::Source;
+use crate::support::source::{Source, refused_url};
 
 #[test]
 fn client_that_disconnects_does_not_end_its_run() {
@@ -142,6 +142,11 @@ fn interrupted_run_is_replayed() {
         .expect(200)
         .summary();
     assert_eq!(settled["replay_of"], id);
+    let list = service
+        .send(Method::GET, "/v1/runs", &[], "")
+        .expect(200)
+        .json();
+    assert_eq!(list[0]["replay_of"], id);
     assert_eq!(
         (&settled["stored"], &settled["unknown"]),
         (&json!(3), &json!(0))
@@ -166,6 +171,49 @@ fn interrupted_run_is_replayed() {
     the run was not interrupted, or is being replayed
     its state is at /v1/runs/ID
     ");
+}
+
+#[test]
+fn report_of_a_run_that_did_not_start_is_its_problem() {
+    let service = Service::start("postgres://u@127.0.0.1:1/d", &refused_url(), &[]);
+    let id = service.start_run("?size=1");
+    let run = service.wait_for_end(&id);
+    assert_eq!(
+        (&run["exit_code"], &run["received"]),
+        (&json!(5), &json!(0))
+    );
+    for accept in ["application/x-ndjson", "text/plain", "text/html"] {
+        let path = format!("/v1/runs/{id}/report");
+        let answer = service
+            .send(Method::GET, &path, &[("accept", accept)], "")
+            .expect(503);
+        assert_eq!(answer.json()["detail"], run["error"]["message"]);
+    }
+}
+
+#[test]
+fn report_that_could_not_be_written_is_not_taken_for_a_whole_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let (database, source) = (database(), Source::generating(|size| size));
+    let command = Command::new()
+        .database(&database)
+        .source(&source)
+        .args(["--data", data]);
+    // Writes fail as on a full disk.
+    let service = Service::of(command.file_limit(64));
+    let id = service.start_run("?size=3000");
+    let run = service.wait_for_end(&id);
+    assert_ne!(run["exit_code"], 0, "{run}");
+    let settled = ["stored", "rejected", "failed", "unknown", "not_attempted"];
+    let settled: u64 = settled
+        .iter()
+        .map(|name| run[*name].as_u64().unwrap())
+        .sum();
+    assert_eq!(run["received"], settled, "{run}");
+    let path = format!("/v1/runs/{id}/report");
+    service.send(Method::GET, &path, &[], "").expect(410);
+    assert!(!folder.path().join(format!("{id}.ndjson")).exists());
 }
 
 #[test]

@@ -115,9 +115,9 @@ impl Service {
 
     /// Starts a service with these options and variables.
     pub fn of(command: Command) -> Self {
-        let mut args = vec!["serve".to_owned()];
-        args.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
-        let process = command.prepend_args(args).spawn();
+        let args = ["serve", "--listen", "127.0.0.1:0"];
+        let command = command.prepend_args(args.map(ToOwned::to_owned).into());
+        let process = command.spawn();
         let lines = process.wait_for_stdout(|text| text.ends_with('\n'));
         let url = |words: &str| {
             let line = lines.lines().find_map(|line| line.strip_prefix(words));

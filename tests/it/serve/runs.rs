@@ -119,8 +119,8 @@ fn report_resumes_after_any_line() {
     let path = format!("/v1/runs/{id}/report?after=11");
     insta::assert_snapshot!(service.send(Method::GET, &path, &[], "").problem(), @r"
     410 Gone
-    these lines of the report are not kept any more
-    `--data DIR` keeps reports; the summary is at /v1/runs/ID
+    the report has only 10 lines
+    `after` is the number of lines that were read of this run's report
     ");
 }
 
